@@ -1,0 +1,1 @@
+//! A tree or disk becomes an image, an image becomes a bundle.

@@ -1,0 +1,79 @@
+//! How a failure ends the process: a kind that decides the exit code, the chain of causes, a hint.
+
+use std::process::ExitCode;
+
+/// What a command failed with.
+#[derive(Debug)]
+pub(crate) struct CommandError {
+    kind: Kind,
+    cause: anyhow::Error,
+    hint: Option<String>,
+}
+
+/// What went wrong, as far as the exit code tells. The numbers are documented in the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(dead_code, reason = "commands that use the others land one by one")]
+pub(crate) enum Kind {
+    /// A defect of ours.
+    Internal = 1,
+    /// What was asked for makes no sense.
+    Usage = 2,
+    /// Some nodes succeeded, others did not.
+    Partial = 3,
+    /// Data are not what they should be.
+    Integrity = 4,
+    /// A signature, key or token was refused.
+    Trust = 5,
+    /// The network, or a time limit.
+    Network = 6,
+    /// A disk or file.
+    Storage = 7,
+    /// Something that must be there first is missing.
+    Precondition = 8,
+    /// Stopped by the user.
+    Interrupted = 130,
+}
+
+pub(crate) type Result<T = (), E = CommandError> = std::result::Result<T, E>;
+
+impl CommandError {
+    /// Builds an error of a kind.
+    pub(crate) fn new(kind: Kind, cause: impl Into<anyhow::Error>) -> Self {
+        Self {
+            kind,
+            cause: cause.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds what the user can do next.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Prints what, why and what next, and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("flashover: {}", self.cause);
+        for cause in self.cause.chain().skip(1) {
+            eprintln!("  because: {cause}");
+        }
+        if let Some(hint) = &self.hint {
+            eprintln!("  hint: {hint}");
+        }
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+/// Gives an error its kind on the way up.
+pub(crate) trait OrKind<T> {
+    /// Folds the error into `kind`.
+    fn or_kind(self, kind: Kind) -> Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrKind<T> for std::result::Result<T, E> {
+    fn or_kind(self, kind: Kind) -> Result<T> {
+        self.map_err(|cause| CommandError::new(kind, cause))
+    }
+}

@@ -1,0 +1,1 @@
+//! Joins image, transports, engine and monitor into running jobs.

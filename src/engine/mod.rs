@@ -1,0 +1,1 @@
+//! How bytes move: ring, pool, net, disk, drive; knows no protocol.

@@ -1,0 +1,1 @@
+//! RaptorQ (RFC 6330) behind validation: everything is checked before the codec sees it.

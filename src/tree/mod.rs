@@ -1,0 +1,1 @@
+//! File trees of this machine: read and created always beneath a root, by directory descriptors.

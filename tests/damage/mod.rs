@@ -1,0 +1,1 @@
+//! Hurt inputs: every action at every place ends in a named error, never in wrong bytes.

@@ -1,0 +1,1 @@
+//! Every format version ever released still reads, byte for byte.

@@ -1,0 +1,1 @@
+//! Head and nodes over real kernels sockets, in network namespaces. Serial.

@@ -1,0 +1,9 @@
+//! One binary for all integration tests; a test in `tidy` holds this list to the folders.
+
+mod cli;
+mod damage;
+mod golden;
+mod interop;
+mod netns;
+mod sim;
+mod tidy;
