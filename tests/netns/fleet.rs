@@ -163,7 +163,7 @@ impl Receiver<'_> {
             differences.status.success(),
             "{node} differs: {differences:?}"
         );
-        let receipt = events(&said).find(|event| event["event"] == "receipt");
+        let receipt = events(&said).find(|event| !event["shares"].is_null());
         Receipt {
             said,
             json: receipt.expect("success prints a receipt"),
@@ -211,7 +211,9 @@ pub(crate) struct Receipt {
 impl Receipt {
     /// Bytes of the bundle that came that way.
     pub(crate) fn bytes_by(&self, via: &str) -> u64 {
-        self.json["bytes_by"][via].as_u64().unwrap_or(0)
+        self.json["shares"][via]
+            .as_u64()
+            .expect("a receipt has all shares")
     }
 }
 
