@@ -14,6 +14,7 @@ mod error;
 mod ranges;
 mod recent;
 mod scan;
+mod write;
 mod xattr;
 
 pub use dirs::{Directories, Lineage, path_of};
@@ -21,3 +22,5 @@ pub use error::{Error, ErrorKind, Result, show};
 pub use ranges::data_ranges;
 pub use recent::Recent;
 pub use scan::{Node, NodeKind, ScanOptions, Tree, first_names};
+pub use write::{Aspect, Metadata, Place, Refused, set_metadata};
+pub use xattr::Reader as XattrReader;

@@ -55,7 +55,7 @@ mod tests {
         file.set_len(4 << 20).unwrap();
         assert_eq!(data_ranges(&file, 4 << 20).unwrap(), []);
         file.write_all_at(&[1; 1 << 20], 1 << 20).unwrap();
-        assert_eq!(data_ranges(&file, 4 << 20).unwrap(), [1 << 20..2 << 20]);
+        assert_eq!(data_ranges(&file, 4 << 20).unwrap(), vec![1 << 20..2 << 20]);
         file.write_all_at(&[1; 1 << 20], 3 << 20).unwrap();
         let both = [1 << 20..2 << 20, 3 << 20..4 << 20];
         assert_eq!(data_ranges(&file, 4 << 20).unwrap(), both);

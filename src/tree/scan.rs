@@ -155,15 +155,15 @@ impl Tree {
     ///
     /// # Errors
     /// If it is not there any more, no regular file any more, or may not be read.
-    pub fn open_file(&self, nodes: &[Node], index: u32) -> Result<File> {
-        let node = &nodes[index as usize];
-        let fail = |error: io::Error| Error::new("open", path_of(nodes, index), error);
-        let directory = self.directories.open(nodes, node.parent)?;
+    pub fn open_file(&self, list: &(impl Lineage + ?Sized), index: u32) -> Result<File> {
+        let name = list.name(index);
+        let fail = |error: io::Error| Error::new("open", path_of(list, index), error);
+        let directory = self.directories.open(list, list.parent(index))?;
         // Whatever replaced the file since must not block us.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let file = open_beneath(directory.as_fd(), &node.name, flags | OFlags::NOATIME)
+        let file = open_beneath(directory.as_fd(), name, flags | OFlags::NOATIME)
             .or_else(|errno| match errno {
-                Errno::PERM => open_beneath(directory.as_fd(), &node.name, flags),
+                Errno::PERM => open_beneath(directory.as_fd(), name, flags),
                 _ => Err(errno),
             })
             .map_err(|errno| fail(errno.into()))?;
@@ -172,6 +172,56 @@ impl Tree {
             return Err(fail(io::Error::other("it is no regular file any more")));
         }
         Ok(File::from(file))
+    }
+}
+
+impl Tree {
+    /// Reads what is at the place of one member of a list, its parent's index kept; `None` if there
+    /// is nothing. The root's own node is that of a scan.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn look_at(
+        &self,
+        list: &(impl Lineage + ?Sized),
+        index: u32,
+        reader: &mut xattr::Reader,
+    ) -> Result<Option<Node>> {
+        let fail = |errno| Error::new("read", path_of(list, index), errno);
+        let (parent, name) = (list.parent(index), list.name(index));
+        let found = if index == 0 {
+            let root = self.directories.root();
+            rustix::fs::fstat(root)
+                .and_then(|stat| Ok((stat, NodeKind::Directory, reader.read(root, b"")?)))
+        } else {
+            describe(self.directories.open(list, parent)?.as_fd(), name, reader)
+        };
+        match found {
+            Ok((stat, kind, xattrs)) => Ok(Some(Node {
+                xattrs,
+                ..node_of(&stat, parent, name.into(), kind)
+            })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(fail(errno)),
+        }
+    }
+
+    /// The names in a directory of a list, unsorted.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn names_in(&self, list: &(impl Lineage + ?Sized), index: u32) -> Result<Vec<Box<[u8]>>> {
+        let fail = |errno| Error::new("read the directory", path_of(list, index), errno);
+        let directory = self.directories.open(list, index)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&*directory).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.into());
+            }
+        }
+        Ok(names)
     }
 }
 
@@ -191,7 +241,7 @@ impl<'a> Scan<'a> {
         let root = tree.directories.root();
         let fail = |errno| Error::new("read", [], errno);
         let stat = rustix::fs::fstat(root).map_err(fail)?;
-        let mut xattrs = xattr::Reader::new();
+        let mut xattrs = xattr::Reader::default();
         let node = Node {
             xattrs: xattrs.read(root, b"").map_err(fail)?,
             ..node_of(&stat, 0, Box::default(), NodeKind::Directory)
@@ -245,17 +295,10 @@ impl<'a> Scan<'a> {
 
     /// Notes the names in a directory, so that the first in order is taken next.
     fn list(&mut self, index: u32) -> Result {
-        let fail =
-            |nodes: &[Node], errno| Error::new("read the directory", path_of(nodes, index), errno);
-        let directory = self.tree.directories.open(&self.nodes[..], index)?;
         let first = self.pending.len();
-        let names =
-            rustix::fs::Dir::read_from(&*directory).map_err(|errno| fail(&self.nodes, errno))?;
-        for name in names {
-            let name = name.map_err(|errno| fail(&self.nodes, errno))?;
-            let name = name.file_name().to_bytes();
-            if name != b"." && name != b".." && !self.is_excluded(index, name) {
-                self.pending.push((index, name.into()));
+        for name in self.tree.names_in(&self.nodes[..], index)? {
+            if !self.is_excluded(index, &name) {
+                self.pending.push((index, name));
             }
         }
         self.pending[first..].sort_unstable_by(|a, b| b.1.cmp(&a.1));
@@ -354,11 +397,11 @@ mod tests {
         assert_eq!(nodes[6].kind, NodeKind::File { size: 5 });
         assert_eq!(first_names(&nodes), [0, 1, 2, 3, 4, 5, 6, 7, 8, 6]);
         assert_eq!(
-            io::read_to_string(tree.open_file(&nodes, 9).unwrap()).unwrap(),
+            io::read_to_string(tree.open_file(&nodes[..], 9).unwrap()).unwrap(),
             "12345"
         );
         assert!(
-            tree.open_file(&nodes, 5).is_err(),
+            tree.open_file(&nodes[..], 5).is_err(),
             "a symbolic link is no file"
         );
 

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use crate::image::Xattr;
 
 /// Reads attributes, with buffers that are used again for every file.
-pub(super) struct Reader {
+#[derive(Debug)]
+pub struct Reader {
     names: Vec<u8>,
     value: Vec<u8>,
 }
@@ -21,14 +22,16 @@ pub(super) struct Reader {
 /// The kernel's `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
 const XATTR_BYTES_MAX: usize = 1 << 16;
 
-impl Reader {
-    pub(super) fn new() -> Self {
+impl Default for Reader {
+    fn default() -> Self {
         Self {
             names: vec![0; XATTR_BYTES_MAX],
             value: vec![0; XATTR_BYTES_MAX],
         }
     }
+}
 
+impl Reader {
     /// Reads all attributes of a name in a directory, sorted; of the directory itself if the name
     /// is empty.
     pub(super) fn read(
