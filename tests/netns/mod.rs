@@ -1,1 +1,4 @@
-//! Head and nodes over real kernels sockets, in network namespaces. Serial.
+//! Head and nodes over real kernel sockets, in network namespaces. Serial.
+
+pub(crate) mod lab;
+mod proof;
