@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::*;
 use crate::engine::net::Interface;
+use crate::engine::net::interface::Family;
 
 /// Tells whether this process is in a namespace made for `test`; if not, runs the test in one.
 ///
@@ -42,15 +43,25 @@ fn a_group_reaches_its_members_and_nobody_else() {
     if !in_namespace("a_group_reaches_its_members_and_nobody_else", 65_536) {
         return;
     }
-    let lo = Interface::find("lo").unwrap();
+    // IPv6 multicast does not go over the loopback.
+    ip(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
+    ip(&["link", "set", "one", "up"]);
+    ip(&["link", "set", "two", "up"]);
+    ip(&["address", "add", "10.99.0.1/24", "dev", "one"]);
+    ip(&["address", "add", "fd00:99::1/64", "dev", "one", "nodad"]);
+    let link = Interface::pick_default(Family::V4).unwrap();
+    assert_eq!((link.name.as_str(), link.mtu), ("one", 1500));
     for (groups, bind) in [
-        (["239.1.2.3:4000", "239.1.2.4:4000"], "127.0.0.1:0"),
-        (["[ff12::1:2:3]:4000", "[ff12::1:2:4]:4000"], "[::1]:0"),
+        (["239.1.2.3:4000", "239.1.2.4:4000"], "10.99.0.1:0"),
+        (
+            ["[ff15::1:2:3]:4000", "[ff15::1:2:4]:4000"],
+            "[fd00:99::1]:0",
+        ),
     ] {
         for backend in BOTH {
             let [ours, other]: [SocketAddr; 2] = groups.map(|group| group.parse().unwrap());
-            let join = |group| Socket::multicast_receiver(group, None, &lo).unwrap();
-            let sender = Socket::multicast_sender(bind.parse().unwrap(), &lo, 1).unwrap();
+            let join = |group| Socket::multicast_receiver(group, None, &link).unwrap();
+            let sender = Socket::multicast_sender(bind.parse().unwrap(), &link, 1).unwrap();
             let from = sender.local();
             let sockets = vec![sender, join(ours), join(ours), join(other)];
             let mut stage = stage(backend, sockets, vec![], None);
