@@ -19,9 +19,12 @@ pub mod limits;
 pub mod mailbox;
 pub mod net;
 pub mod pool;
+pub mod probe;
+mod ring;
 
 pub use drive::{Backend, Driver, Setup};
 pub use error::{Error, ErrorKind, Result};
 pub use mailbox::{Commands, Mailbox, mailbox};
 pub use net::{Interface, Socket};
 pub use pool::Arena;
+pub use probe::{Capabilities, probe};

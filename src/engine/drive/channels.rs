@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::burst::Burst;
 use crate::base::{Counter, Counters};
+use crate::engine::limits::SOCKET_RECEIVE_BYTES;
 use crate::engine::net::Socket;
 use crate::engine::net::sys::Controls;
 use crate::machine::Channel;
@@ -39,8 +40,39 @@ impl Channels {
         self.list.len()
     }
 
+    /// Every channel.
+    pub(super) fn all(&self) -> impl Iterator<Item = Channel> + use<> {
+        (0..=u8::MAX).take(self.list.len()).map(Channel)
+    }
+
     pub(super) fn fd(&self, channel: Channel) -> BorrowedFd<'_> {
         self.state(channel).socket.as_fd()
+    }
+
+    /// What the kernel did not grant, in words.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for Channel(index) in self.all() {
+            let socket = &self.state(Channel(index)).socket;
+            let (local, granted) = (socket.local(), socket.receive_bytes());
+            if !socket.gso() {
+                notes.push(format!(
+                    "The kernel does not coalesce sends (GSO) on {local}"
+                ));
+            }
+            if !socket.gro() {
+                notes.push(format!(
+                    "The kernel does not coalesce receives (GRO) on {local}"
+                ));
+            }
+            if granted < SOCKET_RECEIVE_BYTES {
+                notes.push(format!(
+                    "The receive buffer on {local} is {granted} bytes of {SOCKET_RECEIVE_BYTES} \
+                     wanted; raise net.core.rmem_max or run with CAP_NET_ADMIN"
+                ));
+            }
+        }
+        notes
     }
 
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {

@@ -15,6 +15,9 @@
 pub(super) mod burst;
 mod channels;
 mod plain;
+#[cfg(test)]
+mod tests;
+mod uring;
 
 use std::fmt;
 use std::fs::File;
@@ -25,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use self::channels::Channels;
 use self::plain::Plain;
+use self::uring::Uring;
 use super::error::{Error, ErrorKind, Result};
 use super::limits::{
     CHANNELS_MAX, COMMANDS_PER_TURN, FINISH_PATIENCE, INPUTS_PER_TURN, OUTPUTS_PER_TURN,
@@ -33,6 +37,7 @@ use super::limits::{
 use super::mailbox::Commands;
 use super::net::Socket;
 use super::pool::Arena;
+use super::ring::Ring;
 use crate::base::{Counters, Time};
 use crate::machine::{Datagrams, DiskDone, DiskOp, Input, Machine, Output, Transmit};
 
@@ -71,6 +76,7 @@ pub struct Driver {
     origin: Instant,
     files_count: usize,
     channels_count: usize,
+    notes: Vec<String>,
 }
 
 impl Driver {
@@ -86,11 +92,13 @@ impl Driver {
         }
         let files_count = setup.files.len();
         let channels_count = setup.sockets.len();
+        let (io, notes) = open(setup)?;
         Ok(Self {
-            io: open(setup)?,
+            io,
             origin: Instant::now(),
             files_count,
             channels_count,
+            notes,
         })
     }
 
@@ -98,6 +106,12 @@ impl Driver {
     #[must_use]
     pub fn backend(&self) -> &'static str {
         self.io.name()
+    }
+
+    /// What was wanted and not granted, a sentence each: it works without, only slower.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The time that the machine sees: since this driver was made.
@@ -268,11 +282,37 @@ fn now(origin: Instant) -> Time {
     Time::ZERO + origin.elapsed()
 }
 
-fn open(setup: Setup) -> Result<Box<dyn Io>> {
+/// Opens the backend; gives it with what was not granted.
+fn open(setup: Setup) -> Result<(Box<dyn Io>, Vec<String>)> {
     let channels = Channels::new(setup.sockets, setup.counters);
-    match setup.backend {
-        Backend::Ring => Err(Error::new(ErrorKind::Ring, "There is no ring yet")),
-        Backend::Auto | Backend::Plain => Ok(Box::new(Plain::new(channels, setup.files)?)),
+    let mut notes = channels.notes();
+    let ring = match setup.backend {
+        Backend::Plain => None,
+        Backend::Ring => Some(Ring::new(setup.arena)?),
+        Backend::Auto => match Ring::new(setup.arena) {
+            Ok(ring) => Some(ring),
+            Err(e) => {
+                notes.push(format!("{}; plain system calls are used", in_full(&e)));
+                None
+            }
+        },
+    };
+    let Some(ring) = ring else {
+        return Ok((Box::new(Plain::new(channels, setup.files)?), notes));
+    };
+    if let Some(e) = ring.unregistered_because() {
+        notes.push(format!(
+            "The memory of blocks is not registered with the ring ({e}); raise RLIMIT_MEMLOCK"
+        ));
+    }
+    Ok((Box::new(Uring::new(ring, channels, setup.files)?), notes))
+}
+
+/// An error with its cause.
+pub(super) fn in_full(e: &Error) -> String {
+    match std::error::Error::source(e) {
+        Some(source) => format!("{e}: {source}"),
+        None => e.to_string(),
     }
 }
 
