@@ -1,1 +1,11 @@
 //! A tree or disk becomes an image, an image becomes a bundle.
+//!
+//! The room owns the store ([`Store`]): where images, bundles and keys are kept, and who may publish.
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod publish;
+mod store;
+
+pub use error::{Error, Result};
+pub use store::{Image, ImageKind, Lock, Store};

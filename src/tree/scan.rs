@@ -53,6 +53,8 @@ pub struct Node {
     pub inode: u64,
     /// How many names the file has, in the tree or outside.
     pub link_count: u64,
+    /// Bytes that the file takes in its file system; less than its length if it may have holes.
+    pub allocated: u64,
 }
 
 /// What a node is.
@@ -366,6 +368,7 @@ fn node_of(stat: &Stat, parent: u32, name: Box<[u8]>, kind: NodeKind) -> Node {
         device: stat.st_dev,
         inode: stat.st_ino,
         link_count: stat.st_nlink,
+        allocated: stat.st_blocks.unsigned_abs() * 512,
     }
 }
 

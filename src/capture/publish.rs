@@ -1,0 +1,1 @@
+//! An image becomes a bundle and its manifest.
