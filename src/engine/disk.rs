@@ -1,6 +1,7 @@
 //! Disk operations as a whole: short reads and writes are continued until all bytes are moved.
 //!
 //! Both backends share [`Run`]: it says what to do next and judges what came of it.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

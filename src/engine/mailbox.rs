@@ -2,6 +2,7 @@
 //!
 //! Invariant: a command is in the queue before the wake-up is written, and the driver clears the
 //! wake-up before it empties the queue; so none is overlooked.
+#![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

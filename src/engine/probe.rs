@@ -1,4 +1,5 @@
 //! What this kernel and this process can do for the engine, for people to read.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

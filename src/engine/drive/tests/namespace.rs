@@ -3,13 +3,16 @@
 
 use std::process::Command;
 
+use super::disk::{moved, operation};
 use super::*;
+use crate::base::Blocks;
 use crate::engine::net::Interface;
 use crate::engine::net::interface::Family;
+use crate::machine::{DiskError, DiskKind};
 
 /// Tells whether this process is in a namespace made for `test`; if not, runs the test in one.
 ///
-/// There the loopback is up, can multicast, and carries packets of at most `mtu` bytes.
+/// There the process may lock at most 1 MiB of memory; the loopback is up, can multicast, and carries packets of at most `mtu` bytes.
 fn in_namespace(test: &str, mtu: u32) -> bool {
     const MARK: &str = "FLASHOVER_TEST_NAMESPACE";
     if std::env::var_os(MARK).is_some() {
@@ -20,7 +23,11 @@ fn in_namespace(test: &str, mtu: u32) -> bool {
     let name = format!("engine::drive::tests::namespace::{test}");
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount"]);
-    if !rustix::process::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() {
+        // Root may lock any amount of memory; most that run this may not.
+        let little = "--memlock=1048576:1048576";
+        command.args(["prlimit", little, "setpriv", "--bounding-set", "-ipc_lock"]);
+    } else {
         command.arg("--map-root-user");
     }
     let status = command
@@ -231,4 +238,73 @@ fn a_device_that_fills_up_in_the_middle_of_a_write_is_full() {
     }
     let unmounted = Command::new("umount").arg(directory.path()).status();
     assert!(unmounted.unwrap().success());
+}
+
+#[test]
+fn a_socket_that_is_full_holds_up_its_sends_and_nothing_else() {
+    if !in_namespace(
+        "a_socket_that_is_full_holds_up_its_sends_and_nothing_else",
+        65_536,
+    ) {
+        return;
+    }
+    ip(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
+    ip(&["link", "set", "two", "up"]);
+    ip(&["link", "set", "one", "up"]);
+    let slow = "qdisc add dev one root tbf rate 800mbit burst 128k limit 100m";
+    let status = Command::new("tc").args(slow.split(' ')).status();
+    assert!(status.expect("iproute2 is installed").success());
+    let link = Interface::find("one").unwrap();
+    for backend in BOTH {
+        let any = "0.0.0.0:0".parse().unwrap();
+        let sockets = vec![Socket::multicast_sender(any, &link, 1).unwrap()];
+        let mut stage = stage(backend, sockets, vec![], None);
+        let send = Send {
+            channel: Channel(0),
+            to: "239.1.2.3:4000".parse().unwrap(),
+            bytes: pattern(44 * 1456),
+            segment_size: 1456,
+        };
+        let mut puppet = Puppet {
+            sends: std::iter::repeat_n(send, 400).collect(),
+            tick: Some(Duration::from_millis(1)),
+            alarm: Some(Time::ZERO),
+            ..Puppet::default()
+        };
+        let counters = Arc::clone(&stage.counters);
+        let mut unfinished = 0;
+        stage.play(&mut puppet, |event| {
+            assert!(matches!(event, Seen::Alarm(_)), "{event:?}");
+            if counters.get(Counter::PacketsOut) == 400 * 44 {
+                return ControlFlow::Break(());
+            }
+            unfinished += 1;
+            ControlFlow::Continue(())
+        });
+        assert_eq!(counters.get(Counter::PacketsUnsent), 0);
+        assert!(unfinished > 10, "the driver was held up: {unfinished}");
+    }
+}
+
+#[test]
+fn without_the_right_to_lock_memory_blocks_work_unregistered() {
+    if !in_namespace(
+        "without_the_right_to_lock_memory_blocks_work_unregistered",
+        65_536,
+    ) {
+        return;
+    }
+    for (size, noted) in [(512 << 10, false), (4 << 20, true)] {
+        let mut arena = Arena::new(size, 1).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut stage = stage(Backend::Ring, vec![], vec![file], Some(&arena));
+        let is_noted = stage
+            .driver
+            .notes()
+            .iter()
+            .any(|note| note.contains("RLIMIT_MEMLOCK"));
+        assert_eq!(is_noted, noted, "{:?}", stage.driver.notes());
+        let write = operation(0, DiskKind::Write, 0, size, arena.take().unwrap());
+        assert_eq!(moved(&mut stage, vec![write])[0].result, Ok(()));
+    }
 }
