@@ -6,8 +6,10 @@
 pub mod copy;
 pub mod diff;
 mod error;
+pub mod import;
 pub mod publish;
 mod store;
+pub mod verify;
 
 pub use error::{Error, Result};
 pub use store::{Image, ImageKind, Lock, Store};
