@@ -4,8 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod pack;
 pub mod publish;
+mod source;
 mod store;
+mod writer;
 
 pub use error::{Error, Result};
+pub use publish::{Options, Published, Survey, publish, survey};
 pub use store::{Image, ImageKind, Lock, Store};
