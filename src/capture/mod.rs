@@ -3,6 +3,8 @@
 //! The room owns the store ([`Store`]): where images, bundles and keys are kept, and who may publish.
 #![forbid(unsafe_code)]
 
+pub mod copy;
+pub mod diff;
 mod error;
 mod pack;
 pub mod publish;
