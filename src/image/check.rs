@@ -369,7 +369,13 @@ mod tests {
             }),
             ("an extent is not empty", |m| m.extents[0].len = 0),
             ("an extent belongs to an entry", |m| {
-                m.extents[0].entry = EntryIndex(99);
+                let last = *m.extents.last().unwrap();
+                m.extents.push(Extent {
+                    frame_offset: last.frame_offset + last.len,
+                    entry: EntryIndex(99),
+                    len: 1,
+                    ..last
+                });
             }),
             ("an extent lies in its frame", |m| m.extents[0].frame = 7),
             ("the bundle is its frames and their seek table", |m| {

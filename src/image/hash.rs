@@ -97,6 +97,67 @@ pub fn piece_value(geometry: Geometry, piece: PieceIndex, bytes: &[u8]) -> Hash 
         .finish()
 }
 
+/// Hashes a whole that comes in order and whose size shows only at its end: gives the value of every
+/// part and the root.
+#[derive(Clone, Debug)]
+pub struct PartsHasher {
+    part_size: u64,
+    size: u64,
+    hasher: blake3::Hasher,
+    values: Vec<Hash>,
+}
+
+impl PartsHasher {
+    /// Starts with nothing. `part_size` is a power of two and at least 1024.
+    #[must_use]
+    pub fn new(part_size: u64) -> Self {
+        assert!(
+            part_size.is_power_of_two() && part_size >= blake3::CHUNK_LEN as u64,
+            "parts are subtrees"
+        );
+        Self {
+            part_size,
+            size: 0,
+            hasher: blake3::Hasher::new(),
+            values: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let filled = self.size % self.part_size;
+            if filled == 0 && self.size > 0 {
+                self.values.push(Hash(self.hasher.finalize_non_root()));
+                self.hasher = blake3::Hasher::new();
+                self.hasher.set_input_offset(self.size);
+            }
+            let room = usize::try_from(self.part_size - filled).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.hasher.update(now);
+            self.size += now.len() as u64;
+            bytes = later;
+        }
+    }
+
+    /// How many bytes were taken.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The root, and the value of every part.
+    #[must_use]
+    pub fn finish(mut self) -> (Hash, Vec<Hash>) {
+        if self.values.is_empty() {
+            let root = Hash(*self.hasher.finalize().as_bytes());
+            return (root, vec![root]);
+        }
+        self.values.push(Hash(self.hasher.finalize_non_root()));
+        (merge(&self.values), self.values)
+    }
+}
+
 /// Merges the values of all parts of a whole, in order, to the hash of the whole.
 ///
 /// The parts are of one size, a power of two, but the last; no parts give the hash of nothing.
@@ -201,6 +262,20 @@ mod tests {
         fn any_size_in_any_parts(size in 0usize..200_000, log2 in 10u32..=16) {
             let bytes = sample(size);
             prop_assert_eq!(in_parts(&bytes, 1 << log2), Hash::of(&bytes));
+        }
+
+        #[test]
+        fn in_order_or_apart_is_the_same(size in 1usize..300_000, steps in 1usize..100_000) {
+            let bytes = sample(size);
+            let mut hasher = PartsHasher::new(1 << 16);
+            bytes.chunks(steps).for_each(|step| hasher.update(step));
+            let (root, values) = hasher.finish();
+            prop_assert_eq!(root, Hash::of(&bytes));
+            let geometry = Geometry::new(size as u64, 16).unwrap();
+            prop_assert_eq!(values.len(), geometry.piece_count() as usize);
+            for (piece, part) in geometry.pieces().zip(bytes.chunks(1 << 16)) {
+                prop_assert_eq!(piece_value(geometry, piece, part), values[piece.as_usize()]);
+            }
         }
 
         #[test]

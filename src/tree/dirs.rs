@@ -48,7 +48,7 @@ pub(super) fn is_plain_name(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
 }
 
-/// Opens the directories of one tree. Shared by threads.
+/// Opens the directories of one tree, named by their indices in one list. Shared by threads.
 #[derive(Debug)]
 pub struct Directories {
     root: Arc<OwnedFd>,
@@ -61,6 +61,14 @@ impl Directories {
     pub fn new(root: OwnedFd) -> Self {
         Self {
             root: Arc::new(root),
+            open: Mutex::new(Recent::new(DIRECTORIES_OPEN_MAX)),
+        }
+    }
+
+    /// The same root, for another list.
+    pub(super) fn anew(&self) -> Self {
+        Self {
+            root: Arc::clone(&self.root),
             open: Mutex::new(Recent::new(DIRECTORIES_OPEN_MAX)),
         }
     }
@@ -119,7 +127,7 @@ pub(super) fn open_beneath(
     if !is_plain_name(name) {
         return Err(Errno::XDEV);
     }
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if !OPENAT2_MISSING.load(Ordering::Relaxed) {
         let beneath =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

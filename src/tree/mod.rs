@@ -5,10 +5,12 @@
 //! addressed by (descriptor, name). So trees deeper than `PATH_MAX` work, and neither a link in the
 //! tree nor a hostile manifest leads out of it.
 //!
-//! The room knows what a tree *is* ([`Node`]); what is in its files is read by others through the
-//! descriptors that it opens. It owns one thing: a bounded cache of directory descriptors per tree.
+//! The room knows what a tree *is* ([`Node`]), how to make one ([`Place`]), and how two of them differ
+//! ([`compare`]). It owns one thing: a bounded cache of directory descriptors per tree.
 #![forbid(unsafe_code)]
 
+mod compare;
+mod content;
 mod dirs;
 mod error;
 mod ranges;
@@ -17,6 +19,8 @@ mod scan;
 mod write;
 mod xattr;
 
+pub use compare::{Change, Difference, Side, compare};
+pub use content::Content;
 pub use dirs::{Directories, Lineage, path_of};
 pub use error::{Error, ErrorKind, Result, show};
 pub use ranges::data_ranges;

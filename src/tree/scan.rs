@@ -16,6 +16,9 @@ use super::{Error, Result};
 use crate::image::{Mtime, Owner, Xattr};
 
 /// A directory and everything beneath it.
+///
+/// Calls that take a list and an index keep the directories that they open by index: all such calls
+/// on one `Tree` must be given the same list.
 #[derive(Debug)]
 pub struct Tree {
     directories: Directories,
@@ -162,7 +165,7 @@ impl Tree {
         let fail = |error: io::Error| Error::new("open", path_of(list, index), error);
         let directory = self.directories.open(list, list.parent(index))?;
         // Whatever replaced the file since must not block us.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = open_beneath(directory.as_fd(), name, flags | OFlags::NOATIME)
             .or_else(|errno| match errno {
                 Errno::PERM => open_beneath(directory.as_fd(), name, flags),
@@ -208,6 +211,18 @@ impl Tree {
         }
     }
 
+    /// The file system and number of what is at the place of one member of a list: equal for two
+    /// names of one file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn identity(&self, list: &(impl Lineage + ?Sized), index: u32) -> Result<(u64, u64)> {
+        let directory = self.directories.open(list, list.parent(index))?;
+        rustix::fs::statat(&directory, list.name(index), AtFlags::SYMLINK_NOFOLLOW)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .map_err(|errno| Error::new("read", path_of(list, index), errno))
+    }
+
     /// The names in a directory of a list, unsorted.
     ///
     /// # Errors
@@ -229,7 +244,8 @@ impl Tree {
 
 /// A scan under way.
 struct Scan<'a> {
-    tree: &'a Tree,
+    /// Not the tree's own: those belong to the list of whoever scans.
+    tree: Tree,
     options: &'a ScanOptions,
     nodes: Vec<Node>,
     /// What was found but not yet looked at, the next one last: (parent, name).
@@ -239,7 +255,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(tree: &'a Tree, options: &'a ScanOptions) -> Result<Self> {
+    fn new(tree: &Tree, options: &'a ScanOptions) -> Result<Self> {
         let root = tree.directories.root();
         let fail = |errno| Error::new("read", [], errno);
         let stat = rustix::fs::fstat(root).map_err(fail)?;
@@ -249,7 +265,9 @@ impl<'a> Scan<'a> {
             ..node_of(&stat, 0, Box::default(), NodeKind::Directory)
         };
         Ok(Self {
-            tree,
+            tree: Tree {
+                directories: tree.directories.anew(),
+            },
             options,
             nodes: vec![node],
             pending: Vec::new(),

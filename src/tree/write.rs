@@ -5,12 +5,12 @@
 //! modification time.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::dirs::{is_plain_name, open_beneath, path_of};
+use super::dirs::{is_plain_name, open_beneath, open_directory, path_of};
 use super::scan::{Node, NodeKind, ScanOptions, Tree};
 use super::{Error, Result, xattr};
 use crate::image::{Entry, Mtime, Owner, Xattr};
@@ -41,6 +41,14 @@ impl<'a> Place<'a> {
     /// Those of `mkdirat`.
     pub fn make_directory(self) -> Result<(), Errno> {
         rustix::fs::mkdirat(self.directory, self.name, Mode::RWXU)
+    }
+
+    /// Opens the directory.
+    ///
+    /// # Errors
+    /// Those of `openat2`; a link is no directory.
+    pub fn open_directory(self) -> Result<OwnedFd, Errno> {
+        open_directory(self.directory, self.name)
     }
 
     /// Creates an empty file, to be read and written, that nobody else may open yet.
@@ -293,6 +301,16 @@ fn times(mtime: Mtime) -> Timestamps {
 }
 
 impl Tree {
+    /// Opens a directory in the root as a tree of its own.
+    ///
+    /// # Errors
+    /// If it is not there or no directory.
+    pub fn open_beneath(&self, name: &[u8]) -> Result<Self> {
+        open_directory(self.directories().root(), name)
+            .map(Self::from_root)
+            .map_err(|errno| Error::new("open the directory", name, errno))
+    }
+
     /// Removes everything beneath the root, but the paths that `keep` excludes from the scan.
     /// Other file systems are not entered, so one that is mounted here makes this fail.
     ///
@@ -300,6 +318,7 @@ impl Tree {
     /// If something cannot be removed.
     pub fn clear(&self, keep: &ScanOptions) -> Result {
         let nodes = self.scan(keep)?;
+        let directories = self.directories().anew();
         for index in (1..nodes.len()).rev() {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -307,7 +326,7 @@ impl Tree {
             )]
             let index = index as u32;
             let node = &nodes[index as usize];
-            let directory = self.directories().open(&nodes[..], node.parent)?;
+            let directory = directories.open(&nodes[..], node.parent)?;
             let fail = |errno| Error::new("remove", path_of(&nodes[..], index), errno);
             let place = Place::new(directory.as_fd(), &node.name).map_err(fail)?;
             let is_directory = node.kind == NodeKind::Directory;
