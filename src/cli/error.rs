@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::capture;
+
 /// What a command failed with.
 #[derive(Debug)]
 pub(crate) struct CommandError {
@@ -63,6 +65,40 @@ impl CommandError {
             eprintln!("  hint: {hint}");
         }
         ExitCode::from(self.kind as u8)
+    }
+}
+
+impl From<capture::Error> for CommandError {
+    fn from(error: capture::Error) -> Self {
+        use capture::Error as E;
+        let (kind, hint) = match &error {
+            E::NoImage(_) => (
+                Kind::Precondition,
+                "`flashover image list` shows what there is",
+            ),
+            E::NoBundle(..) | E::NeverPublished(_) => (
+                Kind::Precondition,
+                "`flashover image publish NAME` makes a publication",
+            ),
+            E::NoKey(_) => (Kind::Precondition, "`flashover key generate` makes one"),
+            E::KeyExists(_) => (
+                Kind::Precondition,
+                "`--force` replaces it; nodes that know the old one must be told the new one",
+            ),
+            E::Changed { .. } => (
+                Kind::Integrity,
+                "publish again when nobody writes to the image",
+            ),
+            E::Format { .. } => (Kind::Trust, ""),
+            E::Unsuitable(_) | E::Ambiguous(_) | E::Locked(_) => (Kind::Precondition, ""),
+            _ => (Kind::Storage, ""),
+        };
+        let result = Self::new(kind, error);
+        if hint.is_empty() {
+            result
+        } else {
+            result.hint(hint)
+        }
     }
 }
 

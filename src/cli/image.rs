@@ -6,10 +6,13 @@ use super::{Global, error};
 pub(crate) enum Command {
     /// List images
     List,
+    /// Make a bundle and its signed manifest of an image
+    Publish(super::publish::Publish),
 }
 
-pub(crate) fn run(_global: &Global, command: Command) -> error::Result {
+pub(crate) fn run(global: &Global, command: Command) -> error::Result {
     match command {
+        Command::Publish(publish) => publish.run(global),
         Command::List => Err(error::CommandError::new(
             error::Kind::Internal,
             anyhow::anyhow!("Not there yet"),
