@@ -75,11 +75,18 @@ impl From<capture::Error> for CommandError {
             E::NoImage(_) | E::NoBundle(..) => (Kind::Precondition, "see `flashover image list`"),
             E::NeverPublished(_) => (Kind::Precondition, "publish it: `flashover image publish`"),
             E::NoKey(_) => (Kind::Precondition, "make one: `flashover key generate`"),
-            E::KeyExists(_) => (Kind::Precondition, "to make another, say --force"),
+            E::KeyExists(_) => (
+                Kind::Precondition,
+                "`--force` replaces it; nodes that know the old one must be told the new one",
+            ),
             E::Copy(capture::copy::CopyError::Exists(_)) => {
                 (Kind::Precondition, "to replace it, say --force")
             }
             E::Ambiguous(_) | E::Locked(_) | E::Unsuitable(_) => (Kind::Precondition, ""),
+            E::Changed { .. } => (
+                Kind::Integrity,
+                "publish again when nobody writes to the image",
+            ),
             E::Format { .. } => (Kind::Trust, ""),
             _ => (Kind::Storage, ""),
         };
