@@ -101,6 +101,7 @@ class Node:
         self.log = run / f"{title.replace(' ', '-')}.log"
         self.share, self.phase, self.receipt, self.read = 0.0, "starts", None, 0
         self.killed = False
+        self.log.unlink(missing_ok=True)
         command = [options.binary, "receive", "demo", "--into", self.into, "--token", token,
                    "--interface", "eth0", "--json-lines"]
         self.process = on(node, command, open(self.log, "ab"))
@@ -118,13 +119,19 @@ class Node:
                 self.phase = event["phase"]
             elif kind == "progress" and self.phase == "receiving":
                 self.share = event["bytes_done"] / max(1, event["bytes_total"])
-            elif kind == "receipt":
+            elif "shares" in event:
                 self.receipt = event
 
     def kill(self):
         self.process.kill()
         self.process.wait()
         self.killed = True
+
+    def complaint(self):
+        """Why it has no receipt: its last lines that are not events."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        said = [line for line in lines if not line.startswith("{")][-3:]
+        return f"exit code {self.process.returncode}: " + " / ".join(said)
 
     def state(self):
         if self.killed:
@@ -178,7 +185,21 @@ def draw(nodes):
 
 
 def table(nodes):
-    pass
+    """One row per attempt. MB/s is of the compressed bundle, from the first wish to the last piece;
+    the shares say where its bytes came from."""
+    print(f"{'node':14} {'seconds':>7} {'MB/s':>6} {'loss':>7} {'repaired':>9} {'resumed':>8} "
+          f"{'multicast':>10} {'HTTP':>6}  verified")
+    for node in nodes:
+        receipt = node.receipt
+        if node.killed or receipt is None:
+            why = f"killed at {node.share:.0%}" if node.killed else node.complaint()
+            print(f"{node.title:14} {why}")
+            continue
+        rate = receipt["bytes"] / max(receipt["seconds_receiving"], 0.001) / 1e6
+        share = {via: got / receipt["bytes"] for via, got in receipt["shares"].items()}
+        print(f"{node.title:14} {receipt['seconds']:7.2f} {rate:6.1f} {receipt['loss']:7.2%} "
+              f"{receipt['pieces_repaired']:9} {share['resume']:8.0%} {share['multicast']:10.0%} "
+              f"{share['http']:6.0%}  {'yes' if receipt['verified'] else 'NO'}")
 
 
 def compare(tree, nodes):

@@ -1,9 +1,14 @@
 //! The lab for tests: a test's body runs as root of a sandbox in which `tools/lab` has made a head
 //! and nodes. The sandbox owns every process, network and file in it, so a test that fails, hangs
 //! or is killed leaves nothing behind.
+#![expect(
+    clippy::print_stdout,
+    reason = "the harness shows it where a test fails"
+)]
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// The head's address.
+pub(crate) const HEAD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// What a test may take in all before it is killed.
 const TEST_DEADLINE: Duration = Duration::from_secs(240);
 /// Set inside the sandbox, where the body runs.
