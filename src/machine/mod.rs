@@ -15,6 +15,8 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod world;
+
 use std::net::SocketAddr;
 
 use crate::base::{Block, Time};
