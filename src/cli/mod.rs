@@ -10,6 +10,7 @@
 mod error;
 mod image;
 mod key;
+mod publish;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
