@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{capture, install};
+use crate::{capture, deploy, install};
 
 /// What a command failed with.
 #[derive(Debug)]
@@ -65,6 +65,36 @@ impl CommandError {
             eprintln!("  hint: {hint}");
         }
         ExitCode::from(self.kind as u8)
+    }
+
+    /// The same for programs: one JSON object.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let causes: Vec<String> = self.cause.chain().map(ToString::to_string).collect();
+        serde_json::json!({
+            "v": 1,
+            "event": "error",
+            "kind": format!("{:?}", self.kind).to_lowercase(),
+            "exit_code": self.kind as u8,
+            "causes": causes,
+            "hint": self.hint,
+        })
+    }
+}
+
+impl From<deploy::Error> for CommandError {
+    fn from(error: deploy::Error) -> Self {
+        let (kind, cause, hint) = error.into_parts();
+        let kind = match kind {
+            deploy::Kind::Internal => Kind::Internal,
+            deploy::Kind::Usage => Kind::Usage,
+            deploy::Kind::Integrity => Kind::Integrity,
+            deploy::Kind::Trust => Kind::Trust,
+            deploy::Kind::Network => Kind::Network,
+            deploy::Kind::Storage => Kind::Storage,
+            deploy::Kind::Precondition => Kind::Precondition,
+            deploy::Kind::Interrupted => Kind::Interrupted,
+        };
+        Self { kind, cause, hint }
     }
 }
 

@@ -2,9 +2,11 @@
 //! store of images, `cast` for one plain file.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Serialize, Serializer};
 
 use super::announce::Announcing;
 use super::casts::{CastConfig, Casts};
@@ -16,7 +18,7 @@ use super::identity::Identity;
 use super::interrupt::{Interrupt, Stop};
 use super::net::NetOptions;
 use super::plain;
-use super::token::{Secret, Token, Tokens};
+use super::token::{Record, Secret, Token, Tokens};
 use crate::base::counter::Counters;
 use crate::base::event::{Events, Phase};
 use crate::base::id::ImageName;
@@ -69,14 +71,21 @@ pub struct Cast {
 }
 
 /// What a head tells when it is ready.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Ready {
+    /// The version of this document.
+    pub v: u32,
     /// Where its control channel is, as nodes reach it.
     pub head: SocketAddr,
     /// The token to hand to nodes, if it was made just now.
+    #[serde(serialize_with = "as_text")]
     pub token: Option<Token>,
     /// Names and serials of what it has.
     pub images: Vec<super::control::ImageInfo>,
+}
+
+fn as_text<S: Serializer>(token: &Option<Token>, serializer: S) -> Result<S::Ok, S::Error> {
+    token.map(|token| token.to_string()).serialize(serializer)
 }
 
 /// How a head ended.
@@ -144,6 +153,7 @@ impl Head {
 
     fn ready(&self, token: Option<Token>) -> Ready {
         Ready {
+            v: 1,
             head: self.address,
             token,
             images: self.hub.images(),
@@ -184,6 +194,15 @@ pub fn serve(config: &Serve, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) 
             head.announce();
         }
     }
+}
+
+/// Makes a token for nodes of the head with a store's key.
+///
+/// # Errors
+/// If the store has no key or cannot be written.
+pub fn create_token(store: &Path, ttl: Option<Duration>) -> Result<(Token, Record)> {
+    let identity = Identity::of_store(&Store::open(store))?;
+    Tokens::at(store).create(identity.fingerprint(), ttl)
 }
 
 /// Casts one file until a signal comes or enough receivers are complete.

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod doctor;
 pub mod error;
 pub mod head;
 pub mod interrupt;

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::error::{Error, Kind, OrKind as _, Result};
+use crate::engine::Interface;
 use crate::engine::net::interface::Family;
-use crate::engine::{Backend, Interface};
 use crate::multicast::announce::{ANNOUNCE_GROUP, ANNOUNCE_PORT};
 use crate::multicast::wire::DATA_OVERHEAD;
+
+pub use crate::engine::Backend;
 
 /// The port of the groups unless another is asked for.
 pub const GROUP_PORT_DEFAULT: u16 = 7080;

@@ -208,15 +208,6 @@ impl PieceStore {
         Ok(pieces)
     }
 
-    /// Writes the bytes of a piece that was verified.
-    ///
-    /// # Errors
-    /// If the disk refuses them.
-    pub(crate) fn write(&self, piece: PieceIndex, bytes: &[u8]) -> io::Result<()> {
-        assert_eq!(bytes.len(), self.geometry.len(piece), "a whole piece");
-        self.file.write_all_at(bytes, self.geometry.offset(piece))
-    }
-
     /// Removes the store: the job succeeded.
     ///
     /// # Errors
@@ -376,7 +367,7 @@ mod tests {
             let piece = geometry.piece(index).unwrap();
             let range = geometry.range(piece);
             let part = &bytes[range.start as usize..range.end as usize];
-            store.write(piece, part).unwrap();
+            store.file().write_all_at(part, range.start).unwrap();
         }
         drop(store);
         let (store, have) = resume();

@@ -7,6 +7,7 @@ mod fetch;
 mod join;
 mod listen;
 mod plain;
+mod restore;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::base::{PieceIndex, Serial};
 use crate::image::PublicKey;
 
 pub use plain::{Catch, catch};
+pub use restore::{Planned, Receive, Target, plan, receive};
 
 /// What is wanted, from whom, and how.
 #[derive(Clone, Debug)]
