@@ -77,9 +77,7 @@ def publish(options, store):
         ["image", "import", "demo", "--tree", options.tree],
         ["image", "publish", "demo"],
     ):
-        done = subprocess.run([options.binary, *store, *command])
-        if done.returncode:
-            sys.exit(done.returncode)
+        subprocess.run([options.binary, *store, *command], check=True)
 
 
 def serve(options, store, run):
@@ -246,4 +244,7 @@ def udpcast(bundle, names, run):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
