@@ -1,1 +1,3 @@
 //! The binary against stock tools.
+
+mod tar;
