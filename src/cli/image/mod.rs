@@ -19,6 +19,8 @@ use crate::image::{ImageName, Manifest};
 pub(crate) enum Command {
     /// Make an image from a directory or a disk of this machine
     Import(import::Args),
+    /// Make a bundle and its signed manifest of an image
+    Publish(super::publish::Publish),
     /// List images
     List(list::ListArgs),
     /// Tell all about an image
@@ -43,6 +45,7 @@ pub(crate) fn run(global: &Global, command: Command) -> Result {
     let store = Store::open(&global.store);
     match command {
         Command::Import(args) => import::run(&store, &args),
+        Command::Publish(args) => args.run(global),
         Command::List(args) => list::list(&store, &args),
         Command::Show(args) => list::show(&store, &args),
         Command::Copy(args) => change::copy(&store, &args),
