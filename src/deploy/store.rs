@@ -208,12 +208,13 @@ impl PieceStore {
         Ok(pieces)
     }
 
-    /// Removes the store: the job succeeded.
+    /// Removes the store: the job succeeded. The unpacker may have removed it already, with the
+    /// target's marker.
     ///
     /// # Errors
     /// If a file cannot be removed.
     pub(crate) fn remove(self) -> io::Result<()> {
-        fs::remove_file(&self.path)?;
+        remove_if_there(&self.path)?;
         self.remove_sealed()
     }
 
@@ -243,7 +244,14 @@ impl PieceStore {
     }
 
     fn remove_sealed(&self) -> io::Result<()> {
-        self.sealed_path.as_ref().map_or(Ok(()), fs::remove_file)
+        self.sealed_path.as_deref().map_or(Ok(()), remove_if_there)
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `receive`: an image becomes a tree or a disk while its pieces arrive, and is read back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,6 @@ use crate::deploy::store::PieceStore;
 use crate::image::Kind as BundleKind;
 use crate::install::{self, Options, Restored, Unpacker};
 
-/// The folder in a target directory that holds the piece store.
-const WORK_FOLDER: &str = ".flashover";
 /// Threads that unpack at most: each holds a frame and its content, a few MiB.
 const UNPACKERS_MAX: usize = 4;
 
@@ -91,10 +89,11 @@ impl Target {
 
 impl Receive {
     fn work(&self) -> PathBuf {
-        match (&self.work, &self.target) {
-            (Some(work), _) => work.clone(),
-            (None, Target::Directory(path)) => path.join(WORK_FOLDER),
-            (None, Target::Device(_)) => PathBuf::from("/var/tmp/flashover"),
+        match (&self.work, &self.keep_bundle, &self.target) {
+            (Some(work), ..) => work.clone(),
+            (None, Some(bundle), _) => folder_of(bundle),
+            (None, None, Target::Directory(path)) => path.join(install::MARKER),
+            (None, None, Target::Device(_)) => PathBuf::from("/var/tmp/flashover"),
         }
     }
 
@@ -112,6 +111,14 @@ impl Receive {
         };
         let text = format!("{} is {fits}", joined.manifest.name);
         Err(Error::text(Kind::Usage, text).hint(hint))
+    }
+}
+
+/// The folder that a file lies in.
+fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        Some(_) | None => PathBuf::from("."),
     }
 }
 
@@ -175,7 +182,17 @@ fn restore(config: &Receive, joined: &mut Joined, started: Instant) -> Result<Re
         Arc::<std::fs::File>::clone(store.file()),
         &config.target.to_install(),
         &options,
-    )?;
+    );
+    let unpacker = match unpacker {
+        Ok(unpacker) => unpacker,
+        Err(error) => {
+            if have.is_empty() {
+                // A target that is refused stays as it was.
+                remove(config, store)?;
+            }
+            return Err(error.into());
+        }
+    };
     let mut sink = Unpacking(unpacker);
     let client = || Client::new(joined.head, &config.want.token);
     let job = Work {
@@ -253,14 +270,19 @@ fn check_space(config: &Receive, joined: &Joined, store: &PieceStore) -> Result 
 
 /// Removes the store or keeps the bundle.
 fn complete(config: &Receive, store: PieceStore) -> Result {
-    match &config.keep_bundle {
-        Some(to) => store.rename(to).or_kind_with(Kind::Storage, || {
-            format!("Cannot keep the bundle as {}", to.display())
-        })?,
-        None => store.remove().or_kind(Kind::Storage)?,
-    }
-    if config.work.is_none() {
-        // Another bundle's store may be in there; then the folder stays.
+    let Some(to) = &config.keep_bundle else {
+        return remove(config, store);
+    };
+    store.rename(to).or_kind_with(Kind::Storage, || {
+        format!("Cannot keep the bundle as {}", to.display())
+    })
+}
+
+/// Removes the store, and the folder that was made for it.
+fn remove(config: &Receive, store: PieceStore) -> Result {
+    store.remove().or_kind(Kind::Storage)?;
+    if config.work.is_none() && config.keep_bundle.is_none() {
+        // Another bundle's store may be in there, or the unpacker has removed it: both are fine.
         drop(std::fs::remove_dir(config.work()));
     }
     Ok(())
