@@ -5,6 +5,7 @@ mod damage;
 mod fuzz_replay;
 mod golden;
 mod interop;
+mod nasty;
 mod netns;
 mod sim;
 mod tidy;

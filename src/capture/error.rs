@@ -76,6 +76,9 @@ pub enum Error {
     /// The tree could not be read.
     #[error("Cannot read the image's tree")]
     Tree(#[from] tree::Error),
+    /// An image could not be copied or removed.
+    #[error(transparent)]
+    Copy(#[from] super::copy::CopyError),
 }
 
 impl Error {

@@ -6,10 +6,12 @@
 pub mod copy;
 pub mod diff;
 mod error;
+pub mod import;
 mod pack;
 pub mod publish;
 mod source;
 mod store;
+pub mod verify;
 mod writer;
 
 pub use error::{Error, Result};

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::{capture, deploy, install};
+
 /// What a command failed with.
 #[derive(Debug)]
 pub(crate) struct CommandError {
@@ -63,6 +65,92 @@ impl CommandError {
             eprintln!("  hint: {hint}");
         }
         ExitCode::from(self.kind as u8)
+    }
+
+    /// The same for programs: one JSON object.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let causes: Vec<String> = self.cause.chain().map(ToString::to_string).collect();
+        serde_json::json!({
+            "v": 1,
+            "event": "error",
+            "kind": format!("{:?}", self.kind).to_lowercase(),
+            "exit_code": self.kind as u8,
+            "causes": causes,
+            "hint": self.hint,
+        })
+    }
+}
+
+impl From<deploy::Error> for CommandError {
+    fn from(error: deploy::Error) -> Self {
+        let (kind, cause, hint) = error.into_parts();
+        let kind = match kind {
+            deploy::Kind::Internal => Kind::Internal,
+            deploy::Kind::Usage => Kind::Usage,
+            deploy::Kind::Integrity => Kind::Integrity,
+            deploy::Kind::Trust => Kind::Trust,
+            deploy::Kind::Network => Kind::Network,
+            deploy::Kind::Storage => Kind::Storage,
+            deploy::Kind::Precondition => Kind::Precondition,
+            deploy::Kind::Interrupted => Kind::Interrupted,
+        };
+        Self { kind, cause, hint }
+    }
+}
+
+impl From<capture::Error> for CommandError {
+    fn from(error: capture::Error) -> Self {
+        use capture::Error as E;
+        let (kind, hint) = match &error {
+            E::NoImage(_) | E::NoBundle(..) => (Kind::Precondition, "see `flashover image list`"),
+            E::NeverPublished(_) => (Kind::Precondition, "publish it: `flashover image publish`"),
+            E::NoKey(_) => (Kind::Precondition, "make one: `flashover key generate`"),
+            E::KeyExists(_) => (
+                Kind::Precondition,
+                "`--force` replaces it; nodes that know the old one must be told the new one",
+            ),
+            E::Copy(capture::copy::CopyError::Exists(_)) => {
+                (Kind::Precondition, "to replace it, say --force")
+            }
+            E::Ambiguous(_) | E::Locked(_) | E::Unsuitable(_) => (Kind::Precondition, ""),
+            E::Changed { .. } => (
+                Kind::Integrity,
+                "publish again when nobody writes to the image",
+            ),
+            E::Format { .. } => (Kind::Trust, ""),
+            _ => (Kind::Storage, ""),
+        };
+        let error = Self::new(kind, error);
+        if hint.is_empty() {
+            error
+        } else {
+            error.hint(hint)
+        }
+    }
+}
+
+impl From<install::Error> for CommandError {
+    fn from(error: install::Error) -> Self {
+        let kind = match error.kind() {
+            install::ErrorKind::Integrity => Kind::Integrity,
+            install::ErrorKind::Precondition => Kind::Precondition,
+            install::ErrorKind::NoSpace
+            | install::ErrorKind::ReadOnly
+            | install::ErrorKind::Storage => Kind::Storage,
+        };
+        let hint = match &error {
+            install::Error::NotEmpty(_) | install::Error::OtherAttempt(_) => {
+                "to remove what is in it first, say --force"
+            }
+            install::Error::Refused { .. } => "to be warned only, say --lenient",
+            _ => "",
+        };
+        let error = Self::new(kind, error);
+        if hint.is_empty() {
+            error
+        } else {
+            error.hint(hint)
+        }
     }
 }
 
