@@ -7,6 +7,10 @@ use std::time::Duration;
 use super::fleet::{Fleet, GROUP, GROUP_PORT, REPORT_PORT};
 use super::lab::{HEAD, Setup, in_lab, noise};
 
+/// Gives node3 the head's address: it keeps silent about that, and still hears the head.
+const TAKE_OVER: &str = "lab_in node3 sh -c '
+    cd /proc/sys/net/ipv4/conf/eth0 && echo 8 >arp_ignore && echo 1 >accept_local &&
+    ip address add 192.0.2.1/32 dev eth0'";
 /// Datagrams kept for replay; many times what a receiver remembers in one go.
 const KEPT_MAX: usize = 20_000;
 
@@ -27,10 +31,7 @@ fn forged_damaged_and_replayed_datagrams_change_nothing() {
                 let attack = scope.spawn(|| {
                     lab.within("node3", forge_reports);
                     // It takes the head's address, so that nothing but the keys can tell them apart.
-                    lab.shell(
-                        "lab_in node3 sh -c 'echo 8 >/proc/sys/net/ipv4/conf/eth0/arp_ignore'",
-                    );
-                    lab.shell("lab_in node3 ip address add 192.0.2.1/32 dev eth0");
+                    lab.shell(TAKE_OVER);
                     lab.within("node3", || attack(&over))
                 });
                 first.succeeds();

@@ -90,6 +90,7 @@ impl<'lab> Fleet<'lab> {
             "eth0",
             "--json-lines",
         ]);
+        command.args(more);
         let read = fs::read(&log).map_or(0, |old| old.len());
         let process = self.lab.spawn(node, command, &log);
         let (node, target) = (node.to_owned(), target.to_owned());
