@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::{capture, install};
+
 /// What a command failed with.
 #[derive(Debug)]
 pub(crate) struct CommandError {
@@ -63,6 +65,55 @@ impl CommandError {
             eprintln!("  hint: {hint}");
         }
         ExitCode::from(self.kind as u8)
+    }
+}
+
+impl From<capture::Error> for CommandError {
+    fn from(error: capture::Error) -> Self {
+        use capture::Error as E;
+        let (kind, hint) = match &error {
+            E::NoImage(_) | E::NoBundle(..) => (Kind::Precondition, "see `flashover image list`"),
+            E::NeverPublished(_) => (Kind::Precondition, "publish it: `flashover image publish`"),
+            E::NoKey(_) => (Kind::Precondition, "make one: `flashover key generate`"),
+            E::KeyExists(_) => (Kind::Precondition, "to make another, say --force"),
+            E::Copy(capture::copy::CopyError::Exists(_)) => {
+                (Kind::Precondition, "to replace it, say --force")
+            }
+            E::Ambiguous(_) | E::Locked(_) | E::Unsuitable(_) => (Kind::Precondition, ""),
+            E::Format { .. } => (Kind::Trust, ""),
+            _ => (Kind::Storage, ""),
+        };
+        let error = Self::new(kind, error);
+        if hint.is_empty() {
+            error
+        } else {
+            error.hint(hint)
+        }
+    }
+}
+
+impl From<install::Error> for CommandError {
+    fn from(error: install::Error) -> Self {
+        let kind = match error.kind() {
+            install::ErrorKind::Integrity => Kind::Integrity,
+            install::ErrorKind::Precondition => Kind::Precondition,
+            install::ErrorKind::NoSpace
+            | install::ErrorKind::ReadOnly
+            | install::ErrorKind::Storage => Kind::Storage,
+        };
+        let hint = match &error {
+            install::Error::NotEmpty(_) | install::Error::OtherAttempt(_) => {
+                "to remove what is in it first, say --force"
+            }
+            install::Error::Refused { .. } => "to be warned only, say --lenient",
+            _ => "",
+        };
+        let error = Self::new(kind, error);
+        if hint.is_empty() {
+            error
+        } else {
+            error.hint(hint)
+        }
     }
 }
 

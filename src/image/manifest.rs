@@ -9,8 +9,12 @@
 //! - entry 0 is the root directory (trees) or the one file (disks and plain files); a parent is a
 //!   directory and comes before its children; siblings are sorted by name and unique;
 //! - names are 1 to 255 bytes, without `/` and NUL, never `.` or `..`; the root's is empty;
+//! - xattrs are sorted by name and unique; a hard link comes after its first name and repeats its
+//!   metadata;
 //! - extents are sorted by (frame, offset in frame), lie in their frame and in their file's data
 //!   ranges, do not overlap, and cover every data byte of every file;
+//! - a frame holds at most [`FRAME_CONTENT_BYTES_MAX`] bytes of files, [`FRAME_BYTES_MAX`] in all; the
+//!   frames and their seek table are the whole bundle;
 //! - there is one chaining value per piece, and together they give `root`.
 
 use std::ops::Range;
@@ -59,7 +63,7 @@ pub struct Manifest {
 pub struct Frame {
     /// Bytes in the bundle.
     pub packed_size: u32,
-    /// Bytes of content, at most [`FRAME_CONTENT_BYTES_MAX`] + tar headers.
+    /// Bytes when unpacked, content of files and tar headers, at most [`FRAME_BYTES_MAX`].
     pub content_size: u32,
 }
 
@@ -183,5 +187,118 @@ pub enum EntryKind {
     Socket,
 }
 
-/// The content bytes of a frame, tar headers not counted.
+impl Manifest {
+    /// The path of an entry below the root, components joined by `/`; empty for the root.
+    ///
+    /// # Panics
+    /// If there is no such entry.
+    #[must_use]
+    pub fn path_of(&self, index: EntryIndex) -> Vec<u8> {
+        path_of(&self.entries, index)
+    }
+
+    /// Finds the entry at a path below the root. Takes time with the number of entries.
+    #[must_use]
+    pub fn find(&self, path: &[u8]) -> Option<EntryIndex> {
+        let mut at = EntryIndex(0);
+        for component in path.split(|&c| c == b'/').filter(|c| !c.is_empty()) {
+            let children = (0u32..).zip(&self.entries).skip(at.as_usize() + 1);
+            let mut named =
+                children.filter(|(_, child)| child.parent == at && *child.name == *component);
+            at = EntryIndex(named.next()?.0);
+        }
+        Some(at)
+    }
+
+    /// Bytes of data in all files, holes not counted.
+    #[must_use]
+    pub fn data_size(&self) -> u64 {
+        self.entries
+            .iter()
+            .map(|entry| entry.kind.data_size())
+            .sum()
+    }
+
+    /// Length of all files, holes counted.
+    #[must_use]
+    pub fn logical_size(&self) -> u64 {
+        let size = |entry: &Entry| match entry.kind {
+            EntryKind::File { size, .. } => size,
+            _ => 0,
+        };
+        self.entries.iter().map(size).fold(0, u64::saturating_add)
+    }
+
+    /// Where each frame starts in the bundle, and, as the last value, where the frames end.
+    #[must_use]
+    pub fn frame_offsets(&self) -> Vec<u64> {
+        let mut at = 0;
+        let mut offsets = Vec::with_capacity(self.frames.len() + 1);
+        offsets.push(at);
+        for frame in &self.frames {
+            at += u64::from(frame.packed_size);
+            offsets.push(at);
+        }
+        offsets
+    }
+
+    /// The extents that a frame restores.
+    #[must_use]
+    pub fn extents_of(&self, frame: u32) -> &[Extent] {
+        let start = self.extents.partition_point(|extent| extent.frame < frame);
+        let end = self.extents.partition_point(|extent| extent.frame <= frame);
+        &self.extents[start..end]
+    }
+}
+
+impl EntryKind {
+    /// Bytes of data, holes not counted; 0 for all but files.
+    #[must_use]
+    pub fn data_size(&self) -> u64 {
+        match self {
+            Self::File { size, data, .. } => data.as_ref().map_or(*size, |data| {
+                data.iter().map(|range| range.end - range.start).sum()
+            }),
+            _ => 0,
+        }
+    }
+}
+
+/// The path of an entry below the root of its list, components joined by `/`; empty for the root.
+///
+/// # Panics
+/// If there is no such entry.
+#[must_use]
+pub fn path_of(entries: &[Entry], index: EntryIndex) -> Vec<u8> {
+    let mut names: Vec<&[u8]> = Vec::new();
+    let mut at = index;
+    while at.0 != 0 {
+        let entry = &entries[at.as_usize()];
+        names.push(&entry.name);
+        at = entry.parent;
+    }
+    names.reverse();
+    names.join(&b'/')
+}
+
+/// The bytes of files in a frame, tar headers not counted.
 pub const FRAME_CONTENT_BYTES_MAX: u32 = 1 << 20;
+/// All bytes of an unpacked frame.
+pub const FRAME_BYTES_MAX: u32 = 2 << 20;
+/// The longest name.
+pub const NAME_BYTES_MAX: usize = 255;
+/// The longest path below the root.
+pub const PATH_BYTES_MAX: usize = 1 << 16;
+/// The longest target of a symbolic link.
+pub const SYMLINK_BYTES_MAX: usize = 4095;
+/// The longest name of an extended attribute.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+/// The longest value of an extended attribute.
+pub const XATTR_VALUE_BYTES_MAX: usize = 1 << 16;
+/// Bytes of extended attributes that hard links repeat from their first names, over a manifest.
+pub const REPEATED_XATTR_BYTES_MAX: usize = 64 << 20;
+/// The fewest bytes that encode a frame, an entry, an xattr and an extent.
+pub(super) const FRAME_BYTES_MIN: usize = 2;
+pub(super) const ENTRY_BYTES_MIN: usize = 4;
+pub(super) const XATTR_BYTES_MIN: usize = 2;
+pub(super) const EXTENT_BYTES_MIN: usize = 5;

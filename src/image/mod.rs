@@ -5,14 +5,25 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
+mod check;
+mod codec;
+mod error;
+pub mod frame;
 pub mod geometry;
+pub mod hash;
 pub mod manifest;
+pub mod sign;
+pub mod tar;
 
 pub use crate::base::id::ImageName;
+pub use error::Error;
 pub use geometry::Geometry;
 pub use manifest::{
     Entry, EntryIndex, EntryKind, Extent, Frame, Kind, Manifest, Mtime, Owner, Xattr,
 };
+pub use sign::{PublicKey, SigningKey};
 
 /// A BLAKE3 hash or chaining value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,194 @@
+//! An image becomes a bundle and its signed manifest: read once, packed by all cores.
+//!
+//! Equal images give equal bytes. A publication is there when its manifest is; the bundle was renamed
+//! into place before, so that whoever sees the manifest finds the bundle. When the new bundle is equal
+//! to the latest one, that one stays the latest.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use super::pack::{Packed, pack};
+use super::source::Source;
+use super::store::write_whole;
+use super::writer::{BundleWriter, Temporary};
+use super::{Error, Image, Result, Store};
+use crate::base::Serial;
+use crate::base::event::Events;
+use crate::image::geometry::PIECE_LOG2_DEFAULT;
+use crate::image::{Entry, EntryKind, Geometry, ImageName, Kind, Manifest, sign};
+
+/// How to publish.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The zstd level, 1 to 22.
+    pub level: i32,
+    /// The binary logarithm of the piece size, 16 to 24.
+    pub piece_log2: u8,
+    /// Whether to make a new publication even if it is equal to the latest.
+    pub force: bool,
+    /// How many threads compress; `None`: one per core.
+    pub workers: Option<NonZero<usize>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            level: 3,
+            piece_log2: PIECE_LOG2_DEFAULT,
+            force: false,
+            workers: None,
+        }
+    }
+}
+
+/// What publishing gave.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Where the bundle is.
+    pub bundle: PathBuf,
+    /// Size of the sealed manifest, in bytes.
+    pub manifest_size: u64,
+    /// Whether nothing was published, because the latest publication is equal.
+    pub unchanged: bool,
+}
+
+/// What would be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The number that the publication would have.
+    pub serial: Serial,
+    /// What the image is.
+    pub kind: Kind,
+    /// Entries: files, directories and all else.
+    pub entries: u64,
+    /// Entries that are regular files, further hard links not counted.
+    pub files: u64,
+    /// About how many bytes would be read.
+    pub bytes: u64,
+}
+
+/// Looks at an image without publishing it.
+///
+/// # Errors
+/// If there is no such image, or it cannot be read.
+pub fn survey(store: &Store, name: &ImageName) -> Result<Survey> {
+    let source = Source::open(&store.image(name)?)?;
+    let entries = source.entries();
+    let is_file = |entry: &&Entry| matches!(entry.kind, EntryKind::File { .. });
+    Ok(Survey {
+        serial: next_serial(store, name)?,
+        kind: source.kind(),
+        entries: entries.len() as u64,
+        files: entries.iter().filter(is_file).count() as u64,
+        bytes: source.size_estimate(),
+    })
+}
+
+/// Publishes an image with the store's key.
+///
+/// # Errors
+/// If there is no such image or no key, somebody else publishes, the image cannot be read or changes
+/// meanwhile, or the bundle cannot be written. Nothing is left behind then.
+pub fn publish(
+    store: &Store,
+    name: &ImageName,
+    options: &Options,
+    events: &Events,
+) -> Result<Published> {
+    let image = store.image(name)?;
+    let key = store.signing_key()?;
+    let _lock = store.lock()?;
+    let serial = next_serial(store, name)?;
+    let (manifest, temporary) = build(&image, serial, options, store.temporary_path(), events)?;
+    if !options.force
+        && let Some(old) = equal_publication(store, &manifest)
+    {
+        return Ok(old);
+    }
+    let sealed = sign::seal(&manifest, &key);
+    let bundle = store.bundle_path(name, serial);
+    temporary.rename(&bundle)?;
+    write_whole(&store.manifest_path(name, serial), 0o644, &sealed)?;
+    Ok(Published {
+        manifest,
+        bundle,
+        manifest_size: sealed.len() as u64,
+        unchanged: false,
+    })
+}
+
+/// Packs an image into a temporary file and describes it.
+fn build(
+    image: &Image,
+    serial: Serial,
+    options: &Options,
+    path: PathBuf,
+    events: &Events,
+) -> Result<(Manifest, Temporary)> {
+    let source = Source::open(image)?;
+    let writer = BundleWriter::create(path, 1 << options.piece_log2)?;
+    let workers = options
+        .workers
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZero::get);
+    let disk_name = format!("{}.img", image.name);
+    let Packed {
+        written,
+        entries,
+        extents,
+    } = pack(
+        &source,
+        disk_name.as_bytes(),
+        writer,
+        (workers, options.level),
+        events,
+    )?;
+    let geometry = Geometry::new(written.size, options.piece_log2).ok_or(Error::Unsuitable(
+        "The bundle has more pieces than can be numbered; use larger pieces",
+    ))?;
+    let manifest = Manifest {
+        name: image.name.clone(),
+        serial,
+        kind: source.kind(),
+        geometry,
+        root: written.root,
+        pieces: written.pieces,
+        frames: written.frames,
+        entries,
+        extents,
+    };
+    manifest.check().map_err(|source| Error::Format {
+        path: image.path.clone(),
+        source,
+    })?;
+    Ok((manifest, written.temporary))
+}
+
+fn next_serial(store: &Store, name: &ImageName) -> Result<Serial> {
+    let latest = store.latest(name)?.unwrap_or(Serial(0));
+    Ok(Serial(latest.0 + 1))
+}
+
+/// The latest publication, if it describes the same bundle and is sound.
+fn equal_publication(store: &Store, manifest: &Manifest) -> Option<Published> {
+    let latest = store.latest(&manifest.name).ok()??;
+    let (old, sealed) = store.load_manifest(&manifest.name, latest).ok()?;
+    let bundle = store.bundle_path(&manifest.name, latest);
+    let size = std::fs::metadata(&bundle).ok()?.len();
+    let renumbered = Manifest {
+        serial: latest,
+        ..manifest.clone()
+    };
+    (old == renumbered && size == old.geometry.bundle_size()).then(|| Published {
+        manifest: old,
+        bundle,
+        manifest_size: sealed.len() as u64,
+        unchanged: true,
+    })
+}
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;

@@ -1,0 +1,54 @@
+//! `flashover image verify`.
+
+use serde_json::json;
+
+use super::super::error::{CommandError, Kind, Result};
+use super::{Output, load};
+use crate::base::units::format_bytes;
+use crate::capture::{Store, verify};
+use crate::image::ImageName;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The image
+    name: ImageName,
+    /// Which publication, the newest if not given
+    #[arg(long, value_name = "NUMBER")]
+    serial: Option<u64>,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(store: &Store, args: &Args) -> Result {
+    let (manifest, path) = load(store, &args.name, args.serial)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let bad = verify::bad_pieces(&path, &manifest, threads)?;
+    let count = manifest.geometry.piece_count();
+    let value = json!({
+        "name": args.name.as_str(), "serial": manifest.serial.0, "ok": bad.is_empty(),
+        "pieces": count, "bad_pieces": bad.iter().map(|piece| piece.get()).collect::<Vec<_>>(),
+        "bundle_bytes": manifest.geometry.bundle_size(),
+    });
+    let (name, serial) = (&args.name, manifest.serial);
+    if bad.is_empty() {
+        let size = format_bytes(manifest.geometry.bundle_size());
+        let text = format!("{name} {serial} is as it was signed: {count} pieces, {size}");
+        args.output.print(&value, &text);
+        return Ok(());
+    }
+    args.output.print(&value, "");
+    let listed: Vec<String> = bad
+        .iter()
+        .take(LISTED_MAX)
+        .map(|piece| piece.get().to_string())
+        .collect();
+    let more = if bad.len() > LISTED_MAX { ", ..." } else { "" };
+    let what = anyhow::anyhow!(
+        "{} of {count} pieces of {name} {serial} are damaged: {}{more}",
+        bad.len(),
+        listed.join(", ")
+    );
+    Err(CommandError::new(Kind::Integrity, what).hint("publish the image again"))
+}
+
+const LISTED_MAX: usize = 20;
