@@ -4,6 +4,7 @@ mod cli;
 mod damage;
 mod golden;
 mod interop;
+mod nasty;
 mod netns;
 mod sim;
 mod tidy;

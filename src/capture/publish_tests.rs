@@ -12,7 +12,9 @@ fn store_with_tree() -> (tempfile::TempDir, Store, ImageName) {
     fs::create_dir_all(root.join("d/z")).unwrap();
     fs::write(root.join("d/small"), b"hello").unwrap();
     fs::write(root.join("empty"), b"").unwrap();
-    let large: Vec<u8> = (0..3_500_000u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+    let large: Vec<u8> = (0..3_500_000u32)
+        .map(|at| (at.wrapping_mul(at) >> 7) as u8)
+        .collect();
     fs::write(root.join("d/large"), large).unwrap();
     fs::hard_link(root.join("d/large"), root.join("d/z/link")).unwrap();
     let sparse = fs::File::create(root.join("sparse")).unwrap();

@@ -127,7 +127,8 @@ impl Assembly for CountedAssembly {
     }
 }
 
-/// The chance to fail, as a share of `u64::MAX`: 0.5 % without surplus, 256 times less per symbol of it.
+/// The chance to fail, as a share of `u64::MAX`: 0.5 % without surplus, 256 times less for each
+/// symbol of it.
 const fn failure_threshold(surplus: u32) -> u64 {
     let shift = if surplus < 8 { surplus * 8 } else { 63 };
     (u64::MAX / 200) >> shift

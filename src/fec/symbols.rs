@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::{Added, Error, Esi, Shape};
 use crate::base::Bitmap;
 
-/// How many symbols beyond K are kept at most. Two more than K already fail once in 10 million blocks.
+/// How many symbols beyond K are kept at most; two already fail only once in 10 million blocks.
 pub const REPAIR_SURPLUS_MAX: u32 = 32;
 
 /// What has come of one block.

@@ -34,8 +34,8 @@ fn repair(encoder: &mut impl Encoder, shape: Shape, id: u32) -> Vec<u8> {
     symbol
 }
 
-/// Sends the block without the `lost` source symbols, then repair symbols from `repair_ids` until it
-/// is whole; gives what arrived and how many repair symbols that took.
+/// Sends the block without the `lost` source symbols, then repair symbols from `repair_ids` until
+/// it is whole; gives what arrived and how many repair symbols that took.
 fn transfer<C: Code>(
     code: &mut C,
     shape: Shape,

@@ -1,1 +1,3 @@
 //! Hurt inputs: every action at every place ends in a named error, never in wrong bytes.
+
+pub mod unpack;

@@ -1,1 +1,4 @@
 //! The binary against stock tools.
+
+mod tar;
+mod udpcast;

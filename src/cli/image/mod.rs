@@ -19,6 +19,8 @@ use crate::image::{ImageName, Manifest};
 pub(crate) enum Command {
     /// Make an image from a directory or a disk of this machine
     Import(import::Args),
+    /// Make a bundle and its signed manifest of an image
+    Publish(super::publish::Publish),
     /// List images
     List(list::ListArgs),
     /// Tell all about an image
@@ -29,6 +31,8 @@ pub(crate) enum Command {
     Rename(change::RenameArgs),
     /// Remove an image and all its publications
     Remove(change::RemoveArgs),
+    /// Make a bundle and its signed manifest of an image
+    Publish(super::publish::Publish),
     /// Compare a published bundle with its signed manifest
     Verify(verify::Args),
     /// List what changed from one image or publication to another
@@ -41,11 +45,13 @@ pub(crate) fn run(global: &Global, command: Command) -> Result {
     let store = Store::open(&global.store);
     match command {
         Command::Import(args) => import::run(&store, &args),
+        Command::Publish(args) => args.run(global),
         Command::List(args) => list::list(&store, &args),
         Command::Show(args) => list::show(&store, &args),
         Command::Copy(args) => change::copy(&store, &args),
         Command::Rename(args) => change::rename(&store, &args),
         Command::Remove(args) => change::remove(&store, &args),
+        Command::Publish(publish) => publish.run(global),
         Command::Verify(args) => verify::run(&store, &args),
         Command::Diff(args) => diff::run(&store, &args),
         Command::Unpack(args) => unpack::run(&store, &args),
