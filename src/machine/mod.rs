@@ -2,8 +2,8 @@
 //!
 //! A machine is protocol logic alone: inputs come by value with the time at which they came,
 //! outputs are polled. It has no sockets, files, clocks, threads or randomness of its own (a seed
-//! is passed in). The engine drives machines over the real kernel; [`world`] drives the same machines,
-//! a thousand at a time, from a seed.
+//! is passed in). The engine drives machines over the real kernel; [`world`] drives the same
+//! machines, a thousand at a time, from a seed.
 //!
 //! The driver's loop, after every input or timeout:
 //!

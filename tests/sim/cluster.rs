@@ -301,6 +301,19 @@ impl<P: Parts> Cluster<P> {
             let whole = self.world.files(node.host)[0].equals(&self.bundle);
             assert!(!complete || whole, "node {index} said done and is not");
         }
+        for (_, event) in self.head_log.borrow().iter() {
+            if let sender::Event::NodeDone { host, .. } = event {
+                let index = host
+                    .strip_prefix("node")
+                    .and_then(|index| index.parse().ok());
+                let index: usize = index.expect("that is how nodes are named");
+                let complete = self.nodes[index].journal.borrow().complete;
+                assert!(
+                    complete.is_some(),
+                    "the head calls {host} done, and it is not"
+                );
+            }
+        }
     }
 
     /// Checks that every piece that was reported as stored is on disk.
@@ -317,6 +330,11 @@ impl<P: Parts> Cluster<P> {
                 "node {index}, {piece} is wrong"
             );
         }
+    }
+
+    /// Symbols that the sender sent in its present epoch.
+    pub(super) fn symbols_sent(&self) -> u64 {
+        self.ledger.borrow().symbols_of_epoch(self.session.epoch)
     }
 
     /// How many nodes are complete.
