@@ -31,8 +31,6 @@ pub(crate) enum Command {
     Rename(change::RenameArgs),
     /// Remove an image and all its publications
     Remove(change::RemoveArgs),
-    /// Make a bundle and its signed manifest of an image
-    Publish(super::publish::Publish),
     /// Compare a published bundle with its signed manifest
     Verify(verify::Args),
     /// List what changed from one image or publication to another
@@ -51,7 +49,6 @@ pub(crate) fn run(global: &Global, command: Command) -> Result {
         Command::Copy(args) => change::copy(&store, &args),
         Command::Rename(args) => change::rename(&store, &args),
         Command::Remove(args) => change::remove(&store, &args),
-        Command::Publish(publish) => publish.run(global),
         Command::Verify(args) => verify::run(&store, &args),
         Command::Diff(args) => diff::run(&store, &args),
         Command::Unpack(args) => unpack::run(&store, &args),
