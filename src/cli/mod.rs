@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
     start_logging(&cli.global);
     let result = match cli.command {
         Command::Image(command) => image::run(&cli.global, command),
-        Command::Key(command) => key::run(&cli.global, command),
+        Command::Key(command) => key::run(&cli.global, &command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
