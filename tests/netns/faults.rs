@@ -2,7 +2,7 @@
 //! transfer a middle to interfere in.
 
 use super::fleet::{CONTENT_BYTES, Fleet};
-use super::lab::{Setup, in_lab};
+use super::lab::{HEAD, Setup, in_lab};
 
 const SLOW: Option<&str> = Some("50mbit");
 const NODES: Setup = Setup {
@@ -65,8 +65,12 @@ fn a_node_without_multicast_finishes_over_http_and_says_so() {
     in_lab(NODES, |lab| {
         lab.shell("lab_filter_multicast node2");
         let fleet = Fleet::serve(lab, None);
-        let [one, filtered, three] = ["node1", "node2", "node3"].map(|node| fleet.receive(node));
-        for receiver in [one, three] {
+        // No announcement reaches it either, so it is told where the head is.
+        let head = HEAD.to_string();
+        let filtered =
+            fleet.receive_with("node2", &lab.scratch().join("node2"), &["--head", &head]);
+        let others = ["node1", "node3"].map(|node| fleet.receive(node));
+        for receiver in others {
             let receipt = receiver.succeeds();
             assert!(
                 receipt.bytes_by("multicast") >= CONTENT_BYTES * 9 / 10,
@@ -81,11 +85,31 @@ fn a_node_without_multicast_finishes_over_http_and_says_so() {
             "{}",
             receipt.said
         );
-        let said = receipt.said.to_lowercase();
+        assert!(receipt.warns_of("multicast"), "{}", receipt.said);
+    });
+}
+
+#[test]
+fn a_node_that_loses_multicast_half_way_finishes_over_http_and_says_so() {
+    in_lab(NODES, |lab| {
+        let fleet = Fleet::serve(lab, SLOW);
+        let other = fleet.receive("node1");
+        let mut filtered = fleet.receive("node2");
+        filtered.reaches(0.5);
+        lab.shell("lab_filter_multicast node2");
+        let receipt = other.succeeds();
         assert!(
-            said.contains("\"warning\"") && said.contains("multicast"),
-            "{said}"
+            receipt.bytes_by("multicast") >= CONTENT_BYTES * 9 / 10,
+            "{}",
+            receipt.said
         );
+        let receipt = filtered.succeeds();
+        assert!(
+            receipt.bytes_by("http") >= CONTENT_BYTES / 10,
+            "{}",
+            receipt.said
+        );
+        assert!(receipt.warns_of("multicast"), "{}", receipt.said);
     });
 }
 
@@ -95,7 +119,7 @@ fn a_full_disk_fails_by_name_and_the_others_succeed() {
         let fleet = Fleet::serve(lab, None);
         let small = lab.scratch().join("small");
         lab.shell("cd $LAB_SCRATCH && mkdir small && mount -t tmpfs -o size=8m small small");
-        let full = fleet.receive_into("node1", &small.join("tree"));
+        let full = fleet.receive_with("node1", &small.join("tree"), &[]);
         let others = ["node2", "node3"].map(|node| fleet.receive(node));
         for receiver in others {
             receiver.succeeds();

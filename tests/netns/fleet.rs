@@ -75,11 +75,11 @@ impl<'lab> Fleet<'lab> {
 
     /// Starts `receive` on a node.
     pub(crate) fn receive(&self, node: &str) -> Receiver<'_> {
-        self.receive_into(node, &self.lab.scratch().join(node))
+        self.receive_with(node, &self.lab.scratch().join(node), &[])
     }
 
-    /// Starts `receive` on a node, into `target`.
-    pub(crate) fn receive_into(&self, node: &str, target: &Path) -> Receiver<'_> {
+    /// Starts `receive` on a node, into `target`, with more options.
+    pub(crate) fn receive_with(&self, node: &str, target: &Path, more: &[&str]) -> Receiver<'_> {
         let log = self.lab.scratch().join(format!("{node}.log"));
         let mut command = self.lab.command(node, FLASHOVER);
         command.args(["receive", "test", "--into"]).arg(target);
@@ -209,6 +209,14 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
+    /// Whether it warned of that.
+    pub(crate) fn warns_of(&self, what: &str) -> bool {
+        events(&self.said).any(|event| {
+            let text = event["text"].as_str().unwrap_or_default();
+            event["event"] == "warning" && text.to_lowercase().contains(what)
+        })
+    }
+
     /// Bytes of the bundle that came that way.
     pub(crate) fn bytes_by(&self, via: &str) -> u64 {
         self.json["shares"][via]
