@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::beacon::Beacon;
+use super::beacon::{Beacon, Datagrams};
 use super::control::ImageInfo;
 use super::error::{Error, Kind, OrKind as _, Result};
 use super::identity::{self, Identity};
@@ -28,10 +28,10 @@ const LIST_PATIENCE: Duration = Duration::from_secs(5);
 /// The head's announcing thread; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Announcing {
-    mailbox: Mailbox<Vec<Vec<u8>>>,
+    mailbox: Mailbox<Datagrams>,
     thread: Option<JoinHandle<()>>,
     /// What the beacon sends; `None` where there can be none.
-    beacon: Option<(Beacon, Arc<Mutex<Vec<Vec<u8>>>>)>,
+    beacon: Option<(Beacon, Arc<Mutex<Datagrams>>)>,
     instance: [u8; 16],
     control_port: u16,
 }
@@ -94,7 +94,7 @@ impl Announcing {
             bytes.extend_from_slice(&signature);
             bytes
         });
-        let datagrams: Vec<Vec<u8>> = datagrams.collect();
+        let datagrams: Datagrams = datagrams.collect();
         if let Some((_, sent)) = &self.beacon {
             let mut sent = sent.lock().unwrap_or_else(|broken| broken.into_inner());
             sent.clone_from(&datagrams);

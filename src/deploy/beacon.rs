@@ -20,6 +20,9 @@ use crate::multicast::limits::{ANNOUNCE_INTERVAL, REPORT_BYTES_MAX};
 /// How soon an ending thread notices.
 const STEP: Duration = Duration::from_millis(100);
 
+/// The datagrams of one announcement.
+pub(super) type Datagrams = Vec<Vec<u8>>;
+
 /// A thread that ends with its handle.
 #[derive(Debug)]
 pub(super) struct Beacon {
@@ -47,7 +50,7 @@ impl Beacon {
     ///
     /// # Errors
     /// If the socket or the thread cannot be had.
-    pub(super) fn send(interface: &Interface, datagrams: Arc<Mutex<Vec<Vec<u8>>>>) -> Result<Self> {
+    pub(super) fn send(interface: &Interface, datagrams: Arc<Mutex<Datagrams>>) -> Result<Self> {
         let socket = open(interface, 0).or_kind(Kind::Network)?;
         let everybody = SocketAddr::from((Ipv4Addr::BROADCAST, ANNOUNCE_PORT));
         let steps = ANNOUNCE_INTERVAL.as_millis() / STEP.as_millis();
