@@ -35,8 +35,9 @@ def main():
     say("What stock tools say")
     good = compare(pathlib.Path(options.tree), nodes)
     if options.udpcast:
-        say("Stock udpcast: the same bundle, the same lab, no kill, no late join, no unpacking")
-        udpcast(next((run / "store").rglob("*.tar.zst")), names, run)
+        say("The same bundle as a plain file, in the same lab, without a limit of rate")
+        bundle = next((run / "store").rglob("*.tar.zst"))
+        side_by_side(options, bundle, lab("lab_nodes").split(), run)
     print("\nAll nodes are bit-exact." if good else f"\nNOT all nodes are right. Logs: {run}")
     sys.exit(0 if good else 3)
 
@@ -215,31 +216,41 @@ def compare(tree, nodes):
     return good
 
 
-def udpcast(bundle, names, run):
-    """One run of stock udpcast, as its manual says, with the deadlines that it needs to end."""
+def side_by_side(options, bundle, names, run):
+    """The bundle as a plain file to all nodes, by each tool once; tools/bench-transports measures."""
+    made = subprocess.run([options.binary, "token", "create", "--offline", "--json"],
+                          check=True, stdout=subprocess.PIPE)
+    common = ["--interface", "eth0", "--quiet", "--token", json.loads(made.stdout)["token"]]
+    one_file(
+        "flashover", bundle, names, run,
+        [options.binary, "cast", bundle, "--receivers", len(names), *common],
+        lambda file: [options.binary, "catch", file, *common],
+    )
     common = ["--interface", "eth0", "--nokbd", "--no-progress", "--start-timeout", "30"]
-    begun = time.time()
-    processes = {
-        name: on(name, ["udp-receiver", "--file", run / f"{name}.udpcast",
-                        "--receive-timeout", "30", *common], open(run / "udpcast.log", "ab"))
-        for name in names
-    }
-    command = ["udp-sender", "--file", bundle, "--min-receivers", str(len(names)), *common]
-    processes["head"] = on("head", command, open(run / "udpcast.log", "ab"))
-    size, content = bundle.stat().st_size, bundle.read_bytes()
+    one_file(
+        "udpcast", bundle, names, run,
+        ["udp-sender", "--file", bundle, "--min-receivers", len(names), *common],
+        lambda file: ["udp-receiver", "--file", file, "--receive-timeout", "30", *common],
+    )
+
+
+def one_file(tool, bundle, names, run, sender, receiver):
+    log = open(run / f"{tool}.log", "ab")
+    size, content, begun = bundle.stat().st_size, bundle.read_bytes(), time.time()
+    processes = {name: on(name, receiver(run / f"{name}.{tool}"), log) for name in names}
+    processes["head"] = on("head", sender, log)
     for name, process in processes.items():
         try:
             process.wait(max(0.1, begun + DEADLINE_S - time.time()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        seconds = time.time() - begun
-        got = run / f"{name}.udpcast"
-        verdict = ""
+        seconds, got = time.time() - begun, run / f"{name}.{tool}"
+        verdict = "sent"
         if name != "head":
             same = got.exists() and got.read_bytes() == content
             verdict = "identical" if same else "NOT identical"
-        print(f"{name:8} exit {process.returncode:3}  {seconds:6.1f} s  "
+        print(f"{tool:10} {name:6} exit {process.returncode:3}  {seconds:6.2f} s  "
               f"{size / seconds / 1e6:6.1f} MB/s  {verdict}")
 
 
