@@ -19,8 +19,9 @@ pub(super) struct Window<C: Code> {
     symbol_size: u16,
     blocks: Box<dyn Blocks>,
     begun: BTreeMap<u32, Begun<C::Assembly>>,
-    /// Pieces that were skipped last, so that each is counted once.
-    skipped_last: [Option<PieceIndex>; 8],
+    /// The pieces that were skipped last, each with the counter of its last symbol: what has lost
+    /// symbols to want of memory goes on to be skipped until it comes by again.
+    skipped_last: [Option<(PieceIndex, u64)>; 8],
     skipped: u32,
 }
 
@@ -107,14 +108,16 @@ impl<C: Code> Window<C> {
 
     /// Takes a symbol of a piece that is not complete yet.
     pub(super) fn take(&mut self, piece: PieceIndex, symbol: Symbol<'_>) -> Taken {
+        let is_skipped = self.is_being_skipped(piece, symbol.counter);
         let begun = match self.begun.entry(piece.get()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let Some(shape) = Shape::new(self.geometry.len(piece), self.symbol_size) else {
                     return Taken::Malformed;
                 };
-                let Some(block) = self.blocks.take() else {
-                    self.note_skipped(piece);
+                let block = if is_skipped { None } else { self.blocks.take() };
+                let Some(block) = block else {
+                    self.note_skipped(piece, symbol.counter);
                     return Taken::NoMemory;
                 };
                 entry.insert(Begun {
@@ -208,17 +211,29 @@ impl<C: Code> Window<C> {
 
     /// Notes that counters start anew: what was on its way will not come.
     pub(super) fn note_new_epoch(&mut self) {
+        self.skipped_last = [None; 8];
         for begun in self.begun.values_mut() {
             (begun.last, begun.settles, begun.is_reported) = (0, 0, false);
         }
     }
 
-    fn note_skipped(&mut self, piece: PieceIndex) {
-        if !self.skipped_last.contains(&Some(piece)) {
-            self.skipped_last.rotate_right(1);
-            self.skipped_last[0] = Some(piece);
-            self.skipped = self.skipped.saturating_add(1);
+    fn is_being_skipped(&self, piece: PieceIndex, counter: u64) -> bool {
+        let mut skipped = self.skipped_last.iter().flatten();
+        skipped.any(|&(of, last)| of == piece && counter <= last + SETTLE_PACKETS)
+    }
+
+    fn note_skipped(&mut self, piece: PieceIndex, counter: u64) {
+        let is_same = |skipped: &&mut (PieceIndex, u64)| skipped.0 == piece;
+        if let Some((_, last)) = self.skipped_last.iter_mut().flatten().find(is_same) {
+            if counter > *last + SETTLE_PACKETS {
+                self.skipped = self.skipped.saturating_add(1);
+            }
+            *last = counter.max(*last);
+            return;
         }
+        self.skipped_last.rotate_right(1);
+        self.skipped_last[0] = Some((piece, counter));
+        self.skipped = self.skipped.saturating_add(1);
     }
 }
 
