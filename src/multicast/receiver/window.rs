@@ -19,9 +19,9 @@ pub(super) struct Window<C: Code> {
     symbol_size: u16,
     blocks: Box<dyn Blocks>,
     begun: BTreeMap<u32, Begun<C::Assembly>>,
-    /// The pieces that were skipped last, each with the counter of its last symbol: what has lost
-    /// symbols to want of memory goes on to be skipped until it comes by again.
-    skipped_last: [Option<(PieceIndex, u64)>; 8],
+    /// The pieces that were skipped last: what has lost symbols to want of memory goes on to be
+    /// skipped until it comes by again.
+    skipped_last: [Option<Skipped>; 8],
     skipped: u32,
 }
 
@@ -37,6 +37,14 @@ struct Begun<A> {
     settles: u64,
     /// Its deficit was reported since it settled.
     is_reported: bool,
+}
+
+/// A piece skipped, and its last symbol that was.
+#[derive(Clone, Copy, Debug)]
+struct Skipped {
+    piece: PieceIndex,
+    esi: Esi,
+    counter: u64,
 }
 
 /// One symbol and where it stood in the sender's stream.
@@ -108,7 +116,7 @@ impl<C: Code> Window<C> {
 
     /// Takes a symbol of a piece that is not complete yet.
     pub(super) fn take(&mut self, piece: PieceIndex, symbol: Symbol<'_>) -> Taken {
-        let is_skipped = self.is_being_skipped(piece, symbol.counter);
+        let is_skipped = self.is_being_skipped(piece, symbol);
         let begun = match self.begun.entry(piece.get()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
@@ -117,7 +125,7 @@ impl<C: Code> Window<C> {
                 };
                 let block = if is_skipped { None } else { self.blocks.take() };
                 let Some(block) = block else {
-                    self.note_skipped(piece, symbol.counter);
+                    self.note_skipped(piece, symbol);
                     return Taken::NoMemory;
                 };
                 entry.insert(Begun {
@@ -217,23 +225,33 @@ impl<C: Code> Window<C> {
         }
     }
 
-    fn is_being_skipped(&self, piece: PieceIndex, counter: u64) -> bool {
+    fn is_being_skipped(&self, piece: PieceIndex, symbol: Symbol<'_>) -> bool {
         let mut skipped = self.skipped_last.iter().flatten();
-        skipped.any(|&(of, last)| of == piece && counter <= last + SETTLE_PACKETS)
+        skipped.any(|skipped| skipped.piece == piece && skipped.goes_on_with(symbol))
     }
 
-    fn note_skipped(&mut self, piece: PieceIndex, counter: u64) {
-        let is_same = |skipped: &&mut (PieceIndex, u64)| skipped.0 == piece;
-        if let Some((_, last)) = self.skipped_last.iter_mut().flatten().find(is_same) {
-            if counter > *last + SETTLE_PACKETS {
-                self.skipped = self.skipped.saturating_add(1);
-            }
-            *last = counter.max(*last);
-            return;
+    fn note_skipped(&mut self, piece: PieceIndex, symbol: Symbol<'_>) {
+        let latest = Skipped {
+            piece,
+            esi: symbol.esi,
+            counter: symbol.counter,
+        };
+        let mut skipped = self.skipped_last.iter_mut().flatten();
+        if let Some(skipped) = skipped.find(|skipped| skipped.piece == piece) {
+            self.skipped += u32::from(!skipped.goes_on_with(symbol));
+            *skipped = latest;
+        } else {
+            self.skipped += 1;
+            self.skipped_last.rotate_right(1);
+            self.skipped_last[0] = Some(latest);
         }
-        self.skipped_last.rotate_right(1);
-        self.skipped_last[0] = Some((piece, counter));
-        self.skipped = self.skipped.saturating_add(1);
+    }
+}
+
+impl Skipped {
+    /// Whether the symbol is of the same pass over the piece: soon after, and further on in it.
+    fn goes_on_with(&self, symbol: Symbol<'_>) -> bool {
+        symbol.counter <= self.counter + SETTLE_PACKETS && symbol.esi > self.esi
     }
 }
 
