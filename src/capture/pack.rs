@@ -205,17 +205,20 @@ fn put_header(
     disk_name: &[u8],
 ) -> bool {
     let entry = &entries[index.as_usize()];
-    let first = match entry.kind {
-        EntryKind::Hardlink { to } => Some(to),
-        _ => None,
+    let first = if let EntryKind::Hardlink { to } = entry.kind {
+        Some(to)
+    } else {
+        None
     };
     if first.is_some_and(|first| matches!(entries[first.as_usize()].kind, EntryKind::Socket)) {
         return false;
     }
     let first = first.map(|first| path_of(entries, first));
-    let path = match entry.kind {
-        EntryKind::File { .. } if index.0 == 0 => disk_name.to_vec(),
-        _ => path_of(entries, index),
+    let is_disk = index.0 == 0 && matches!(entry.kind, EntryKind::File { .. });
+    let path = if is_disk {
+        disk_name.to_vec()
+    } else {
+        path_of(entries, index)
     };
     tar::put_header(header, entry, &path, first.as_deref())
 }

@@ -63,9 +63,12 @@ impl Source {
 
     /// About how many bytes will be read.
     pub(super) fn size_estimate(&self) -> u64 {
-        let of_node = |node: &Node| match node.kind {
-            NodeKind::File { size } => size.min(node.allocated),
-            _ => 0,
+        let of_node = |node: &Node| {
+            if let NodeKind::File { size } = node.kind {
+                size.min(node.allocated)
+            } else {
+                0
+            }
         };
         match self {
             Self::Tree { nodes, .. } => nodes.iter().map(of_node).sum(),
@@ -93,13 +96,13 @@ impl Source {
             Self::Disk { file, mtime, .. } => {
                 let ranges = match mtime {
                     Some(_) => tree::data_ranges(file, size).map_err(fail)?,
-                    None => vec![0..size],
+                    None => std::iter::once(0..size).collect(),
                 };
                 without_zeros(file, size, &on_grid(&ranges, size)).map_err(fail)?
             }
         };
         let ranges = on_grid(&ranges, size);
-        let is_whole = size == 0 || ranges == [0..size];
+        let is_whole = size == 0 || matches!(&ranges[..], [only] if *only == (0..size));
         Ok((!is_whole).then(|| ranges.into()))
     }
 
@@ -129,11 +132,13 @@ impl Source {
         for range in ranges {
             #[expect(clippy::cast_possible_truncation, reason = "the buffer is as large")]
             let (now, later) = rest.split_at_mut((range.end - range.start) as usize);
-            file.read_exact_at(now, range.start)
-                .map_err(|error| match error.kind() {
-                    io::ErrorKind::UnexpectedEof => self.changed(index),
-                    _ => self.read_error(index, error),
-                })?;
+            file.read_exact_at(now, range.start).map_err(|error| {
+                if error.kind() == io::ErrorKind::UnexpectedEof {
+                    self.changed(index)
+                } else {
+                    self.read_error(index, error)
+                }
+            })?;
             rest = later;
         }
         let stat = rustix::fs::fstat(file).map_err(|errno| self.read_error(index, errno.into()))?;

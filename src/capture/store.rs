@@ -202,9 +202,12 @@ impl Store {
     pub fn load_manifest(&self, name: &ImageName, serial: Serial) -> Result<(Manifest, Vec<u8>)> {
         let key = self.public_key()?;
         let path = self.manifest_path(name, serial);
-        let sealed = fs::read(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::NoBundle(name.clone(), serial),
-            _ => Error::store("read", &path)(error),
+        let sealed = fs::read(&path).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                Error::NoBundle(name.clone(), serial)
+            } else {
+                Error::store("read", &path)(error)
+            }
         })?;
         let manifest =
             sign::open(&sealed, &key).map_err(|source| Error::Format { path, source })?;
@@ -309,9 +312,12 @@ impl Store {
     }
 
     fn read_key<K: std::str::FromStr<Err = crate::image::Error>>(&self, path: &Path) -> Result<K> {
-        let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::NoKey(self.keys_path()),
-            _ => Error::store("read", path)(error),
+        let text = fs::read_to_string(path).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                Error::NoKey(self.keys_path())
+            } else {
+                Error::store("read", path)(error)
+            }
         })?;
         text.parse().map_err(|source| Error::Format {
             path: path.to_owned(),
