@@ -181,7 +181,7 @@ fn equal_publication(store: &Store, manifest: &Manifest) -> Option<Published> {
         serial: latest,
         ..manifest.clone()
     };
-    (old == renumbered && size == old.geometry.bundle_size()).then(|| Published {
+    (old == renumbered && size == old.geometry.bundle_size()).then_some(Published {
         manifest: old,
         bundle,
         manifest_size: sealed.len() as u64,
@@ -190,5 +190,6 @@ fn equal_publication(store: &Store, manifest: &Manifest) -> Option<Published> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "sizes in tests are small")]
 #[path = "publish_tests.rs"]
 mod tests;

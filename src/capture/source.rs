@@ -303,7 +303,6 @@ fn is_zero(block: &[u8]) -> bool {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    clippy::unnecessary_cast,
     reason = "nanoseconds are less than 2^30"
 )]
 const fn mtime_of(stat: &rustix::fs::Stat) -> Mtime {
@@ -323,6 +322,7 @@ const SCAN_BYTES: usize = 1 << 20;
 mod tests {
     use super::*;
 
+    #[expect(clippy::single_range_in_vec_init, reason = "lists of ranges are meant")]
     #[test]
     fn ranges_widen_to_blocks_and_join() {
         let ranges = [1..2, 4095..4097, 20_000..20_001, 40_000..40_960];
@@ -333,6 +333,7 @@ mod tests {
         assert_eq!(on_grid(&[9000..9001], 9001), [8192..9001]);
     }
 
+    #[expect(clippy::single_range_in_vec_init, reason = "lists of ranges are meant")]
     #[test]
     fn zeros_in_a_disk_are_holes() {
         let file = tempfile::tempfile().unwrap();

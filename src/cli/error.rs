@@ -118,7 +118,7 @@ impl From<capture::Error> for CommandError {
                 "publish again when nobody writes to the image",
             ),
             E::Format { .. } => (Kind::Trust, ""),
-            _ => (Kind::Storage, ""),
+            E::Read { .. } | E::Store { .. } | E::Tree(_) | E::Copy(_) => (Kind::Storage, ""),
         };
         let error = Self::new(kind, error);
         if hint.is_empty() {
@@ -138,12 +138,13 @@ impl From<install::Error> for CommandError {
             | install::ErrorKind::ReadOnly
             | install::ErrorKind::Storage => Kind::Storage,
         };
-        let hint = match &error {
-            install::Error::NotEmpty(_) | install::Error::OtherAttempt(_) => {
-                "to remove what is in it first, say --force"
-            }
-            install::Error::Refused { .. } => "to be warned only, say --lenient",
-            _ => "",
+        use install::Error as E;
+        let hint = if matches!(error, E::NotEmpty(_) | E::OtherAttempt(_)) {
+            "to remove what is in it first, say --force"
+        } else if matches!(error, E::Refused { .. }) {
+            "to be warned only, say --lenient"
+        } else {
+            ""
         };
         let error = Self::new(kind, error);
         if hint.is_empty() {

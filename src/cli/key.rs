@@ -19,9 +19,9 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn run(global: &Global, command: Command) -> error::Result {
+pub(crate) fn run(global: &Global, command: &Command) -> error::Result {
     let store = Store::open(&global.store);
-    let (key, json) = match command {
+    let (key, json) = match *command {
         Command::Generate { force } => (store.generate_key(force)?.public_key(), false),
         Command::Show { json } => (store.public_key()?, json),
     };

@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
     start_logging(&cli.global);
     let result = match cli.command {
         Command::Image(command) => image::run(&cli.global, command),
-        Command::Key(command) => key::run(&cli.global, command),
+        Command::Key(command) => key::run(&cli.global, &command),
         Command::Token(command) => token::run(&cli.global, &command),
         Command::Serve(args) => serve::run(&cli.global, &args),
         Command::Receive(args) => receive::run(&cli.global, &args),

@@ -26,7 +26,12 @@ pub(super) struct NetArgs {
     #[arg(long, value_name = "PORT", default_value_t = GROUP_PORT_DEFAULT)]
     port: u16,
     /// Networks that multicast may cross
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..)
+    )]
     ttl: u8,
     /// How the kernel is asked to move bytes
     #[arg(long, value_enum, default_value = "auto")]
@@ -37,14 +42,19 @@ pub(super) struct NetArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(super) struct SendArgs {
-    /// Send at most this fast, as 200mbit or 2.5g (bits per second) [default: as fast as they follow]
+    /// Send at most this many bits per second, as 200mbit or 2.5g [default: as many as arrive]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate_max: Option<u64>,
     /// Payload bytes per datagram [default: from the interface's MTU]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(64..))]
     symbol_size: Option<u16>,
     /// Where the control channel listens (TCP), and where reports come in (UDP)
-    #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0", value_parser = parse_listen)]
+    #[arg(
+        long,
+        value_name = "ADDRESS[:PORT]",
+        default_value = "0.0.0.0",
+        value_parser = parse_listen
+    )]
     listen: SocketAddr,
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result {
         (None, Some(path)) => Target::Device(path.clone()),
         (None, None) => unreachable!("the group of the two is required"),
     };
-    let key = args.key.as_ref().map(|path| read_key(path)).transpose()?;
+    let key = args.key.as_ref().map(read_key).transpose()?;
     let config = Receive {
         want: Want {
             name: args.image.name.clone(),

@@ -13,7 +13,12 @@ pub(crate) enum Command {
     /// Make a join token for nodes of this head
     Create {
         /// How long it is valid, as 90m or 24h [default: until it is revoked]
-        #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "offline")]
+        #[arg(
+            long,
+            value_name = "DURATION",
+            value_parser = parse_duration,
+            conflicts_with = "offline"
+        )]
         ttl: Option<Duration>,
         /// Make one for cast and catch, without a store: both sides are given it beforehand
         #[arg(long)]

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::ImageInfo;
 use super::error::{Error, Kind, OrKind as _, Result};
@@ -20,6 +20,9 @@ use crate::multicast::announce::{AnnouncedImage, Announcement, Announcer, Heard,
 
 /// How many heads may be heard before the search has looked at them.
 const HEARD_WAITING_MAX: usize = 64;
+
+/// How long a head that was heard is given to announce the image.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The head's announcing thread; dropping it ends it.
 #[derive(Debug)]
@@ -178,7 +181,7 @@ fn search(
     serial: Option<Serial>,
     patience: Duration,
 ) -> std::result::Result<Found, Missed> {
-    let until = std::time::Instant::now() + patience;
+    let mut until = Instant::now() + patience;
     let mut missed = Missed::default();
     while let Ok(Heard { from, announcement }) = heard.recv_deadline(until) {
         let fits = |image: &AnnouncedImage| {
@@ -187,6 +190,10 @@ fn search(
         if announcement.images.iter().any(fits) {
             let head = SocketAddr::new(from.ip(), announcement.control_port);
             return Ok(Found { head });
+        }
+        if missed.heads == 0 {
+            // Its other parts come within this time, and so does what is published right now.
+            until = until.min(Instant::now() + LIST_PATIENCE);
         }
         missed.heads += 1;
         let names = announcement.images.iter();

@@ -20,7 +20,7 @@ use super::net::NetOptions;
 use super::plain;
 use super::token::{Record, Secret, Token, Tokens};
 use crate::base::counter::Counters;
-use crate::base::event::{Events, Phase};
+use crate::base::event::Events;
 use crate::base::id::ImageName;
 use crate::capture::Store;
 use crate::engine::net::interface::Family;
@@ -215,7 +215,9 @@ pub fn create_token(store: &Path, ttl: Option<Duration>) -> Result<(Token, Recor
 pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) -> Result<Ended> {
     let (identity, secret) = cast_identity(config.token.as_ref())?;
     let file = plain::open(&config.file, &config.work)?;
-    config.events.phase(Phase::Verifying);
+    config
+        .events
+        .note(format!("hashing {}", config.file.display()));
     let manifest = plain::describe(&file, config.name.clone(), &config.events)?;
     let sealed = sign::seal(&manifest, &identity.signing_key());
     let catalog = Catalog::default();
@@ -236,7 +238,6 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         &config.net,
         &config.events,
     )?;
-    config.events.phase(Phase::Receiving);
     ready(&head.ready(config.token.is_none().then_some(token)));
     loop {
         if let Some(stop) = interrupt.wait(PERIOD) {
@@ -246,7 +247,6 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         if config.receivers.is_some_and(|wanted| done >= wanted) {
             // Nobody minds a signal here: the head ends anyway.
             let _stop = interrupt.wait(LAST_WORDS);
-            config.events.phase(Phase::Done);
             return Ok(Ended::Complete(done));
         }
     }

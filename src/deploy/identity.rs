@@ -36,10 +36,12 @@ impl Identity {
     /// If there is none, or it cannot be read.
     pub(crate) fn of_store(store: &Store) -> Result<Self> {
         let key = store.signing_key().map_err(|error| {
-            let kind = match error {
-                capture::Error::NoKey(_) => Kind::Precondition,
-                capture::Error::Format { .. } => Kind::Trust,
-                _ => Kind::Storage,
+            let kind = if matches!(error, capture::Error::NoKey(_)) {
+                Kind::Precondition
+            } else if matches!(error, capture::Error::Format { .. }) {
+                Kind::Trust
+            } else {
+                Kind::Storage
             };
             Error::new(kind, error).hint("make one: flashover key generate")
         })?;

@@ -341,7 +341,9 @@ mod tests {
     const LOG2: u8 = 16;
 
     fn sample(size: usize) -> Vec<u8> {
-        (0..size).map(|at| (at * 7 + at / 255) as u8).collect()
+        (0..size)
+            .map(|at| u8::try_from((at * 7 + at / 251) % 251).unwrap())
+            .collect()
     }
 
     fn values_of(bytes: &[u8]) -> (Geometry, Vec<Hash>) {
@@ -374,7 +376,7 @@ mod tests {
         for index in [1, 4, 6] {
             let piece = geometry.piece(index).unwrap();
             let range = geometry.range(piece);
-            let part = &bytes[range.start as usize..range.end as usize];
+            let part = &bytes[usize::try_from(range.start).unwrap()..][..geometry.len(piece)];
             store.file().write_all_at(part, range.start).unwrap();
         }
         drop(store);

@@ -241,7 +241,7 @@ impl Tokens {
         }
     }
 
-    /// Makes a token for nodes of the head with `head`'s key, valid for `ttl` (`None`: until revoked).
+    /// Makes a token for nodes of the head with this key, valid for `ttl` (`None`: until revoked).
     ///
     /// # Errors
     /// If the store cannot be written.

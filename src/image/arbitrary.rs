@@ -1,4 +1,9 @@
 //! Manifests for tests: made from a list of draws, always valid.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::single_range_in_vec_init,
+    reason = "draws are cut to size, and lists of ranges are meant"
+)]
 
 use std::convert::Infallible;
 

@@ -270,7 +270,7 @@ fn check_coverage(entry: &Entry, extents: &[&Extent]) -> Result<(), Error> {
     let EntryKind::File { size, data, .. } = &entry.kind else {
         return rule(extents.is_empty(), "only files have extents");
     };
-    let whole = [0..*size];
+    let whole = std::array::from_fn::<_, 1, _>(|_| 0..*size);
     let data: &[Range<u64>] = match data {
         Some(data) => data,
         None if *size == 0 => &[],
@@ -350,13 +350,13 @@ mod tests {
                 m.entries[3].name = m.entries[2].name.clone();
             }),
             ("a name stays where it is", |m| {
-                file(m).name = (*b"..").into()
+                file(m).name = (*b"..").into();
             }),
             ("a name has 1 to 255 bytes without slash and NUL", |m| {
                 file(m).name = (*b"a/b").into();
             }),
             ("a mode has permission bits only", |m| {
-                file(m).mode = 0o10000
+                file(m).mode = 0o10000;
             }),
             ("nanoseconds are less than a second", |m| {
                 file(m).mtime.nanos = 1_000_000_000;

@@ -292,6 +292,7 @@ const SKIPPABLE_HEADER_BYTES: u32 = 8;
 const FOOTER_BYTES: u64 = 9;
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "sizes in tests are small")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

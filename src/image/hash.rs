@@ -205,6 +205,10 @@ fn split(values: &[Hash]) -> (&[Hash], &[Hash]) {
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "sample bytes are cut to size"
+)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

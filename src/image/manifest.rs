@@ -222,9 +222,12 @@ impl Manifest {
     /// Length of all files, holes counted.
     #[must_use]
     pub fn logical_size(&self) -> u64 {
-        let size = |entry: &Entry| match entry.kind {
-            EntryKind::File { size, .. } => size,
-            _ => 0,
+        let size = |entry: &Entry| {
+            if let EntryKind::File { size, .. } = entry.kind {
+                size
+            } else {
+                0
+            }
         };
         self.entries.iter().map(size).fold(0, u64::saturating_add)
     }
@@ -255,12 +258,12 @@ impl EntryKind {
     /// Bytes of data, holes not counted; 0 for all but files.
     #[must_use]
     pub fn data_size(&self) -> u64 {
-        match self {
-            Self::File { size, data, .. } => data.as_ref().map_or(*size, |data| {
-                data.iter().map(|range| range.end - range.start).sum()
-            }),
-            _ => 0,
-        }
+        let Self::File { size, data, .. } = self else {
+            return 0;
+        };
+        data.as_ref().map_or(*size, |data| {
+            data.iter().map(|range| range.end - range.start).sum()
+        })
     }
 }
 

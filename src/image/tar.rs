@@ -58,6 +58,7 @@ pub fn put_header(to: &mut Vec<u8>, entry: &Entry, path: &[u8], first_path: Opti
 
 /// How many zeros follow `len` bytes of content.
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "less than a block")]
 pub const fn padding(len: u64) -> usize {
     (len.next_multiple_of(BLOCK_BYTES as u64) - len) as usize
 }
@@ -333,6 +334,7 @@ const MINOR: Range<usize> = 337..345;
 const ACL_VERSION: [u8; 4] = 2u32.to_le_bytes();
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of ranges are meant")]
 mod tests {
     use super::*;
 

@@ -40,7 +40,6 @@ struct Screen {
     phase: Option<Phase>,
     phase_since: Instant,
     line_at: Option<Instant>,
-    loss: f64,
 }
 
 impl Screen {
@@ -58,7 +57,6 @@ impl Screen {
             phase: None,
             phase_since: Instant::now(),
             line_at: None,
-            loss: 0.0,
         }
     }
 
@@ -71,8 +69,11 @@ impl Screen {
             } => self.progress(*bytes_done, *bytes_total),
             Event::Warning { text } => self.line(&format!("warning: {text}")),
             Event::Note { text } if self.style != Style::Quiet => self.line(text),
-            Event::Node { loss, .. } => self.loss = *loss,
-            Event::Note { .. } => {}
+            Event::Node { loss, .. } if self.phase == Some(Phase::Receiving) => {
+                let text = format!("{}, loss {:.1} %", title(Phase::Receiving), 100.0 * loss);
+                self.bar.set_message(text);
+            }
+            Event::Node { .. } | Event::Note { .. } => {}
         }
     }
 
@@ -82,7 +83,8 @@ impl Screen {
         }
         self.phase = Some(phase);
         self.phase_since = Instant::now();
-        self.line_at = None;
+        // The first line comes when there is something to say.
+        self.line_at = Some(Instant::now());
         match self.style {
             Style::Quiet => {}
             Style::Lines => self.line(title(phase)),
@@ -105,6 +107,9 @@ impl Screen {
                     self.bar.set_style(bar());
                 }
                 self.bar.set_position(done);
+                if self.phase.is_none() && done >= total {
+                    self.bar.finish_and_clear();
+                }
             }
             Style::Lines => {
                 let due = self.line_at.is_none_or(|at| at.elapsed() >= PLAIN_PERIOD);

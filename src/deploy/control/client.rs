@@ -51,7 +51,7 @@ pub(crate) enum Refusal {
     #[error("The head refused the token: it is unknown, expired or revoked")]
     BadToken,
     /// The head does not have what was asked for.
-    #[error("The head has it not: {0}")]
+    #[error("The head does not have it: {0}")]
     NotFound(String),
     /// The head answers, but cannot do it now; trying again can help.
     #[error("The head failed: {0}")]

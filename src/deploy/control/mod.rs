@@ -32,10 +32,10 @@ pub const PORT_DEFAULT: u16 = 7081;
 const REQUEST_BYTES_MAX: usize = 4096;
 /// The largest JSON answer that a node takes.
 const REPLY_BYTES_MAX: usize = 1 << 20;
-/// The longest host name that is kept.
-const HOST_BYTES_MAX: usize = 64;
-/// The longest cause that is kept.
-const CAUSE_BYTES_MAX: usize = 256;
+/// The longest host name that is kept, in characters.
+const HOST_CHARS_MAX: usize = 64;
+/// The longest cause that is kept, in characters.
+const CAUSE_CHARS_MAX: usize = 256;
 
 /// One published bundle, as the head lists it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,8 +96,8 @@ impl Report {
     pub(crate) fn cleaned(self) -> Self {
         Self {
             node: clean(&self.node, 32),
-            host: clean(&self.host, HOST_BYTES_MAX),
-            cause: clean(&self.cause, CAUSE_BYTES_MAX),
+            host: clean(&self.host, HOST_CHARS_MAX),
+            cause: clean(&self.cause, CAUSE_CHARS_MAX),
             image: clean(&self.image, IMAGE_NAME_BYTES_MAX),
             ..self
         }
@@ -135,10 +135,10 @@ impl Shares {
     }
 }
 
-/// Cuts a text at `bytes_max` and replaces what a terminal could mistake for a command.
-fn clean(text: &str, bytes_max: usize) -> String {
-    let end = text.floor_char_boundary(bytes_max.min(text.len()));
-    text[..end].replace(|c: char| c.is_control(), "?")
+/// Cuts a text at `chars_max` characters and replaces what a terminal could mistake for a command.
+fn clean(text: &str, chars_max: usize) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().take(chars_max).map(shown).collect()
 }
 
 #[cfg(test)]

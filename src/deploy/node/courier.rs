@@ -103,8 +103,8 @@ impl Couriers {
 
 impl Drop for Couriers {
     fn drop(&mut self) {
-        // Threads are not joined: one may wait for a dead head until its deadline, and what it would
-        // bring is wanted no more.
+        // Threads are not joined: one may wait for a dead head until its deadline, and what it
+        // would bring is wanted no more.
         drop(self.errands.take());
     }
 }

@@ -12,6 +12,8 @@ use crate::base::Time;
 const QUIET_MAX: Duration = Duration::from_secs(2);
 /// With traffic but without a new piece for this long, multicast counts as stuck.
 const STUCK_MAX: Duration = Duration::from_secs(10);
+/// A node that is served last helps itself after this long without a new piece.
+const DEMOTED_QUIET_MAX: Duration = Duration::from_millis(500);
 /// Datagrams in a second that count as traffic: more than control datagrams alone.
 const TRAFFIC_DATAGRAMS_MIN: u64 = 64;
 
@@ -119,7 +121,8 @@ impl Fallback {
         }
         let without_piece = now.since(self.piece_at);
         let without_traffic = now.since(self.traffic_at);
-        if without_piece < QUIET_MAX {
+        let is_patient = !self.is_demoted || without_piece < DEMOTED_QUIET_MAX;
+        if without_piece < QUIET_MAX && is_patient {
             None
         } else if !self.ever_heard {
             Some(Cause::Filtered)
@@ -221,9 +224,9 @@ mod tests {
         fallback.joined(at(0));
         fallback.piece(at(100));
         fallback.demoted();
-        fallback.datagrams(1000, at(2000));
-        assert_eq!(fallback.cause(at(2099)), None);
-        assert_eq!(fallback.cause(at(2100)), Some(Cause::Demoted));
+        fallback.datagrams(1000, at(500));
+        assert_eq!(fallback.cause(at(599)), None);
+        assert_eq!(fallback.cause(at(600)), Some(Cause::Demoted));
     }
 
     #[test]

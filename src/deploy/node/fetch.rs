@@ -212,6 +212,11 @@ impl<'a> Job<'a> {
                 let before = self.fetched.stats.received.min(stats.received);
                 self.fallback.datagrams(stats.received - before, now);
                 self.fetched.stats = stats;
+                self.work.events.raise(Event::Node {
+                    node: self.work.join.host.clone(),
+                    pieces_missing: (self.have.len() - self.have.count()) as u64,
+                    loss: stats.loss,
+                });
             }
             Heard::Failed(why) => self.cannot_listen(why, now),
         }

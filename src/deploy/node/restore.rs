@@ -250,7 +250,8 @@ fn threads() -> std::num::NonZeroUsize {
     std::num::NonZeroUsize::new(count).unwrap_or(std::num::NonZeroUsize::MIN)
 }
 
-/// Refuses a disk that cannot hold the rest of the bundle and, if it is the target's too, the image.
+/// Refuses a disk that cannot hold the rest of the bundle and, if it is also the target's, the
+/// image.
 fn check_space(config: &Receive, joined: &Joined, store: &PieceStore) -> Result {
     let is_own = config.work.is_none();
     let extra = match config.target {
