@@ -278,7 +278,6 @@ fn copy_content(source: &File, target: &File, size: u64) -> io::Result<u64> {
 fn copy_range(source: &File, target: &File, range: Range<u64>) -> io::Result<()> {
     let (mut from, mut to) = (range.start, range.start);
     while from < range.end {
-        #[expect(clippy::cast_possible_truncation, reason = "at most the step")]
         let step = (range.end - from).min(COPY_STEP_BYTES) as usize;
         match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), step) {
             // Cut by somebody while we read: what is gone reads as zeros, and is reported.

@@ -63,9 +63,10 @@ impl Listing {
             }
         }
         let node = |(index, entry): (u32, &crate::image::Entry)| {
-            let first = match entry.kind {
-                EntryKind::Hardlink { to } => to.0,
-                _ => index,
+            let first = if let EntryKind::Hardlink { to } = entry.kind {
+                to.0
+            } else {
+                index
             };
             Node {
                 parent: entry.parent.0,
@@ -81,13 +82,17 @@ impl Listing {
                 allocated: 0,
             }
         };
-        let hash = |entry: &crate::image::Entry| match entry.kind {
-            EntryKind::File { hash, .. } => Some(hash),
-            EntryKind::Hardlink { to } => match entries[to.as_usize()].kind {
-                EntryKind::File { hash, .. } => Some(hash),
-                _ => None,
-            },
-            _ => None,
+        let hash = |entry: &crate::image::Entry| {
+            let first = if let EntryKind::Hardlink { to } = entry.kind {
+                &entries[to.as_usize()].kind
+            } else {
+                &entry.kind
+            };
+            if let EntryKind::File { hash, .. } = *first {
+                Some(hash)
+            } else {
+                None
+            }
         };
         let nodes = match (manifest.kind, &entries[0].kind) {
             (Kind::Disk | Kind::File, EntryKind::File { size, .. }) => vec![disk_node(*size)],

@@ -302,12 +302,11 @@ fn is_zero(block: &[u8]) -> bool {
 
 #[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "nanoseconds are less than 2^30"
 )]
 const fn mtime_of(stat: &rustix::fs::Stat) -> Mtime {
     Mtime {
-        secs: stat.st_mtime as i64,
+        secs: stat.st_mtime,
         nanos: stat.st_mtime_nsec as u32,
     }
 }

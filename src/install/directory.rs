@@ -79,7 +79,11 @@ impl DirectorySink {
         let is_loose = |&index: &u32| match manifest.entries[index as usize].kind {
             EntryKind::Directory | EntryKind::Hardlink { .. } => false,
             EntryKind::File { .. } => pending[index as usize].load(Ordering::Relaxed) == 0,
-            _ => true,
+            EntryKind::Symlink { .. }
+            | EntryKind::CharDevice { .. }
+            | EntryKind::BlockDevice { .. }
+            | EntryKind::Fifo
+            | EntryKind::Socket => true,
         };
         let sink = Self {
             tree,

@@ -126,11 +126,7 @@ impl Error {
             | Self::OtherAttempt(_)
             | Self::InUse(_)
             | Self::TooSmall { .. } => ErrorKind::Precondition,
-            Self::Target { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-                io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
-                _ => ErrorKind::Storage,
-            },
+            Self::Target { source, .. } => storage_kind(source),
             Self::Tree(error) => match error.kind() {
                 tree::ErrorKind::NoSpace => ErrorKind::NoSpace,
                 tree::ErrorKind::ReadOnly => ErrorKind::ReadOnly,
@@ -145,5 +141,20 @@ impl Error {
                 ErrorKind::Storage
             }
         }
+    }
+}
+
+/// What an error of the target's storage means for the user.
+fn storage_kind(error: &io::Error) -> ErrorKind {
+    let kind = error.kind();
+    if matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    ) {
+        ErrorKind::NoSpace
+    } else if kind == io::ErrorKind::ReadOnlyFilesystem {
+        ErrorKind::ReadOnly
+    } else {
+        ErrorKind::Storage
     }
 }

@@ -170,7 +170,7 @@ impl Sample {
     fn start(&self, target: &Path, options: &Options) -> Result<Unpacker> {
         let target = match self.manifest.kind {
             Kind::Tree => Target::Directory(target.to_owned()),
-            _ => Target::Device(target.to_owned()),
+            Kind::Disk | Kind::File => Target::Device(target.to_owned()),
         };
         let source = Arc::new(self.bundle.clone());
         Unpacker::start(Arc::clone(&self.manifest), source, &target, options)
@@ -384,7 +384,7 @@ fn what_changes_behind_our_back_is_found() {
             fs::File::open(t).unwrap().set_modified(mtime).unwrap();
         }),
         ("symlink: removed", |root| {
-            fs::remove_file(root.join("symlink")).unwrap()
+            fs::remove_file(root.join("symlink")).unwrap();
         }),
         ("t/pipe: mode 0640 -> 0600", |root| {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);

@@ -123,7 +123,11 @@ impl<'a> Check<'a> {
                         self.content(index, *hash, |content| content.hash(&mut buffer))?;
                     }
                     EntryKind::Hardlink { to } => self.link(index, to.0)?,
-                    _ => {}
+                    EntryKind::Symlink { .. }
+                    | EntryKind::CharDevice { .. }
+                    | EntryKind::BlockDevice { .. }
+                    | EntryKind::Fifo
+                    | EntryKind::Socket => {}
                 }
             }
         }
@@ -183,7 +187,7 @@ impl<'a> Check<'a> {
         };
         let file = self.sink.tree.open_file(self.entries, index)?;
         let fail = |error| self.sink.error("read back", index, error);
-        let whole = [0..*size];
+        let whole = 0..*size;
         let found;
         let data = match data {
             // Where the disk has data, not where it should have: other bytes may have got in.
@@ -191,7 +195,7 @@ impl<'a> Check<'a> {
                 found = data_ranges(&file, *size).map_err(fail)?;
                 &found
             }
-            None => &whole[..],
+            None => std::slice::from_ref(&whole),
         };
         let content = Content {
             file: &file,

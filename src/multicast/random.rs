@@ -19,7 +19,6 @@ impl Random {
     }
 
     /// A number below `bound`, which is not 0.
-    #[expect(clippy::cast_possible_truncation, reason = "it is below a u32")]
     pub(crate) const fn below(&mut self, bound: u32) -> u32 {
         (((self.next() >> 32) * bound as u64) >> 32) as u32
     }

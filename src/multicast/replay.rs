@@ -62,10 +62,6 @@ impl ReplayWindow {
         self.bits[word] &= !bit;
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "it is below the window's size"
-    )]
     const fn place(&self, counter: u64) -> (usize, u64) {
         let at = counter % self.size;
         ((at / 64) as usize, 1 << (at % 64))

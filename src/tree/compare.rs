@@ -85,7 +85,13 @@ impl fmt::Display for Change {
             ),
             Self::Xattr(name) => write!(f, "xattr {}", show(name)),
             Self::Size(was, is) => write!(f, "size {was} -> {is}"),
-            other => f.write_str(other.word()),
+            Self::Removed
+            | Self::Added
+            | Self::Kind
+            | Self::Target
+            | Self::Device
+            | Self::Content
+            | Self::Link => f.write_str(self.word()),
         }
     }
 }

@@ -54,10 +54,15 @@ pub(super) fn run(store: &Store, args: &Args) -> Result {
         diff(&before, &after).map_err(|error| CommandError::new(Kind::Storage, error))?;
     let lines: Vec<String> = differences
         .iter()
-        .map(|difference| match difference.change {
-            Change::Added => format!("+ {}", show(&difference.path)),
-            Change::Removed => format!("- {}", show(&difference.path)),
-            ref change => format!("~ {}: {change}", show(&difference.path)),
+        .map(|difference| {
+            let path = show(&difference.path);
+            if matches!(difference.change, Change::Added) {
+                format!("+ {path}")
+            } else if matches!(difference.change, Change::Removed) {
+                format!("- {path}")
+            } else {
+                format!("~ {path}: {}", difference.change)
+            }
         })
         .collect();
     let values: Vec<_> = differences

@@ -351,8 +351,10 @@ impl<C: Code, X: Cipher> Sender<C, X> {
         match self.phase {
             Phase::Stopped => Time::NEVER,
             Phase::Ending(_) => self.last_control + REPORT_INTERVAL_MIN,
-            _ if self.wishes.receivers == 0 => busy,
-            _ => busy.min(self.last_control.max(self.last_data) + CONTROL_QUIET),
+            Phase::New | Phase::Busy | Phase::Idle if self.wishes.receivers == 0 => busy,
+            Phase::New | Phase::Busy | Phase::Idle => {
+                busy.min(self.last_control.max(self.last_data) + CONTROL_QUIET)
+            }
         }
     }
 
