@@ -52,7 +52,7 @@ pub(crate) const ROOMS: &[Room] = &[
         imports: &["base", "machine", "image", "fec", "multicast", "tree", "engine", "capture",
             "install", "monitor"] },
     Room { name: "cli", pure: false, unsafe_modules: &[],
-        imports: &["base", "image", "deploy", "capture", "install", "monitor"] },
+        imports: &["base", "image", "tree", "deploy", "capture", "install", "monitor"] },
 ];
 
 /// Source files by path from the package's root, with `/`.
