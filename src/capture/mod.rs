@@ -17,3 +17,6 @@ mod writer;
 pub use error::{Error, Result};
 pub use publish::{Options, Published, Survey, publish, survey};
 pub use store::{Image, ImageKind, Lock, Store};
+
+// What the signatures here use of the `tree` room, for `cli`, which may not reach beneath.
+pub use crate::tree::{Change, ScanOptions, show};

@@ -1,4 +1,5 @@
-//! What befalls a group: the sender starts anew, a node is slow, the network splits, somebody forges.
+//! What befalls a group: the sender starts anew, a node is slow, the network splits, somebody
+//! forges.
 
 use std::time::Duration;
 

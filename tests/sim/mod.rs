@@ -1,6 +1,7 @@
 //! The real sender and receiver machines in the simulated world, from seeds.
 //!
-//! `FLASHOVER_SEED=n` runs one seed, `FLASHOVER_SEEDS=n` so many instead of the few of a normal run.
+//! `FLASHOVER_SEED=n` runs one seed, `FLASHOVER_SEEDS=n` so many instead of the few of a normal
+//! run.
 
 mod cluster;
 mod groups;

@@ -60,7 +60,8 @@ fn thousand_nodes_with_loss_and_crashes() {
                 "seed {seed}: {}, {sent} symbols for {SYMBOLS}",
                 cluster.world.now()
             );
-            // Who comes back has lost the pieces in flight; all of those are sent again, once for many.
+            // Who comes back has lost the pieces in flight; all of those are sent again, once for
+            // many.
             assert!(sent < SYMBOLS * 7 / 2, "{sent} symbols were sent");
         },
     );

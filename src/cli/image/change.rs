@@ -8,9 +8,8 @@ use super::super::error::{CommandError, Kind, Result};
 use super::{Output, copy_failed, taken};
 use crate::capture::copy::{copy_disk, copy_tree};
 use crate::capture::import::existing;
-use crate::capture::{Error, ImageKind, Store};
+use crate::capture::{Error, ImageKind, ScanOptions, Store};
 use crate::image::ImageName;
-use crate::tree::ScanOptions;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CopyArgs {

@@ -5,9 +5,8 @@ use serde_json::json;
 use super::super::error::{CommandError, Kind, Result};
 use super::{Output, load};
 use crate::capture::diff::{Listing, diff};
-use crate::capture::{ImageKind, Store};
+use crate::capture::{Change, ImageKind, Store, show};
 use crate::image::ImageName;
-use crate::tree::{Change, show};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -9,9 +9,8 @@ use super::{Output, taken};
 use crate::base::units::format_bytes;
 use crate::capture::copy::Copied;
 use crate::capture::import::{Origin, existing, import};
-use crate::capture::{ImageKind, Store};
+use crate::capture::{ImageKind, ScanOptions, Store, show};
 use crate::image::ImageName;
-use crate::tree::{ScanOptions, show};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
