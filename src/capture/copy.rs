@@ -54,7 +54,8 @@ pub struct Copied {
     pub refused: Vec<(Refused, Box<[u8]>)>,
 }
 
-/// Copies the tree at `from` to the new directory `to`; an old `to` is replaced if `replace` says so.
+/// Copies the tree at `from` to the new directory `to`; an old `to` is replaced if `replace` says
+/// so.
 ///
 /// # Errors
 /// If `to` exists, or anything cannot be read or written.
@@ -73,8 +74,8 @@ pub fn copy_tree(
     Ok(copied)
 }
 
-/// Copies the disk, partition or file at `from` to the new file `to`, sparsely: holes of a file, and
-/// zeros of a device, become holes.
+/// Copies the disk, partition or file at `from` to the new file `to`, sparsely: holes of a file,
+/// and zeros of a device, become holes.
 ///
 /// # Errors
 /// If `to` exists, or anything cannot be read or written.

@@ -35,7 +35,8 @@ impl Origin {
     }
 }
 
-/// Copies `origin` into the store as image `name`; `replace` allows to replace an image of that name.
+/// Copies `origin` into the store as image `name`; `replace` allows to replace an image of that
+/// name.
 ///
 /// # Errors
 /// If there is such an image, or anything cannot be read or written.

@@ -6,9 +6,10 @@
 //!      +------------------------ free buffers --------------------------+
 //! ```
 //!
-//! The planner cuts the tar stream into frames, in order, and gives every frame its output buffer; so
-//! the frame that the writer waits for always has one, and the number of buffers bounds the memory.
-//! Whoever fails tells the writer; when the writer leaves, every channel closes and all others follow.
+//! The planner cuts the tar stream into frames, in order, and gives every frame its output buffer;
+//! so the frame that the writer waits for always has one, and the number of buffers bounds the
+//! memory. Whoever fails tells the writer; when the writer leaves, every channel closes and all
+//! others follow.
 
 use std::ops::Range;
 

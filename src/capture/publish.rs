@@ -1,8 +1,8 @@
 //! An image becomes a bundle and its signed manifest: read once, packed by all cores.
 //!
-//! Equal images give equal bytes. A publication is there when its manifest is; the bundle was renamed
-//! into place before, so that whoever sees the manifest finds the bundle. When the new bundle is equal
-//! to the latest one, that one stays the latest.
+//! Equal images give equal bytes. A publication is there when its manifest is; the bundle was
+//! renamed into place before, so that whoever sees the manifest finds the bundle. When the new
+//! bundle is equal to the latest one, that one stays the latest.
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -89,8 +89,8 @@ pub fn survey(store: &Store, name: &ImageName) -> Result<Survey> {
 /// Publishes an image with the store's key.
 ///
 /// # Errors
-/// If there is no such image or no key, somebody else publishes, the image cannot be read or changes
-/// meanwhile, or the bundle cannot be written. Nothing is left behind then.
+/// If there is no such image or no key, somebody else publishes, the image cannot be read or
+/// changes meanwhile, or the bundle cannot be written. Nothing is left behind then.
 pub fn publish(
     store: &Store,
     name: &ImageName,

@@ -106,8 +106,8 @@ impl Source {
         Ok((!is_whole).then(|| ranges.into()))
     }
 
-    /// Reads ranges of a file end to end into `buffer`, which has their size, and makes sure that the
-    /// file is still the one that was scanned.
+    /// Reads ranges of a file end to end into `buffer`, which has their size, and makes sure that
+    /// the file is still the one that was scanned.
     pub(super) fn read(
         &self,
         index: EntryIndex,

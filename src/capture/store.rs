@@ -4,7 +4,7 @@
 //!   STORE/images/NAME/                     an image that is a tree
 //!   STORE/images/NAME.img                  an image that is a disk (or a link to a device)
 //!   STORE/bundles/NAME-SERIAL.tar.zst      a publication
-//!   STORE/bundles/NAME-SERIAL.manifest     its sealed manifest; a publication exists when this does
+//!   STORE/bundles/NAME-SERIAL.manifest     its sealed manifest; with it, a publication is there
 //!   STORE/keys/head.key, head.pub          the key that signs
 //!   STORE/lock                             held by whoever publishes
 //! ```

@@ -9,8 +9,8 @@ use super::{Error, Result};
 use crate::base::PieceIndex;
 use crate::image::{Manifest, hash};
 
-/// Finds the pieces of the bundle at `path` that are not what the manifest says; of a bundle that is
-/// too short, those that are missing too. Works in `threads` threads.
+/// Finds the pieces of the bundle at `path` that are not what the manifest says; of a bundle that
+/// is too short, those that are missing too. Works in `threads` threads.
 ///
 /// # Errors
 /// If the bundle cannot be opened or read.

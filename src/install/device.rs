@@ -1,8 +1,8 @@
 //! A disk or partition, restored onto a device or into a sparse file.
 //!
 //! Holes of the image become zeros without being written: a plain file is cut to nothing and grown
-//! again; on a device the ranges are discarded in the way that guarantees zeros, or written as zeros
-//! where the device cannot do it.
+//! again; on a device the ranges are discarded in the way that guarantees zeros, or written as
+//! zeros where the device cannot do it.
 
 use std::fs::File;
 use std::io;

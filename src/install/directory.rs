@@ -6,7 +6,8 @@
 //! a worker has nothing better to do.
 //!
 //! Boot files come last: the metadata of what lies in `boot` and `efi`, and with them their names'
-//! right to be used, are set when all else is complete. An interrupted attempt does not look bootable.
+//! right to be used, are set when all else is complete. An interrupted attempt does not look
+//! bootable.
 
 use std::collections::HashSet;
 use std::fs::File;

@@ -6,13 +6,13 @@
 //!   finish() --> hard links, directories' metadata, sync --> read everything back --> Restored
 //! ```
 //!
-//! The signed manifest alone drives it; tar headers in the frames are never looked at. Frames come in
-//! any order. Invariants: nothing outside the target is touched; a file gets its metadata after its
-//! last byte, a directory after all that is in it; nothing is called restored that was not read back
-//! from the target and found to be what the manifest says.
+//! The signed manifest alone drives it; tar headers in the frames are never looked at. Frames come
+//! in any order. Invariants: nothing outside the target is touched; a file gets its metadata after
+//! its last byte, a directory after all that is in it; nothing is called restored that was not read
+//! back from the target and found to be what the manifest says.
 //!
-//! A target directory that an attempt was interrupted in is known by its marker, [`MARKER`]; the next
-//! attempt writes everything again, from the pieces that were kept.
+//! A target directory that an attempt was interrupted in is known by its marker, [`MARKER`]; the
+//! next attempt writes everything again, from the pieces that were kept.
 #![forbid(unsafe_code)]
 
 mod device;
@@ -176,8 +176,8 @@ impl Unpacker {
         Ok(unpacker)
     }
 
-    /// Tells that a piece is in the source, whole and verified. Cheap, never blocks for long, and may
-    /// be called from any thread, also more than once for a piece.
+    /// Tells that a piece is in the source, whole and verified. Cheap, never blocks for long, and
+    /// may be called from any thread, also more than once for a piece.
     pub fn piece_ready(&self, piece: PieceIndex) {
         self.shared.queue.piece_ready(&self.shared.plan, piece);
     }

@@ -141,7 +141,8 @@ impl Queue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A worker that panics holds no lock; the frame that it leaves undone is noticed at the end.
+        // A worker that panics holds no lock; the frame that it leaves undone is noticed at the
+        // end.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

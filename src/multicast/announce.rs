@@ -5,7 +5,8 @@
 //!   | count x { name len 1, name | serial 8 | root, first bytes 8 } | signature 64
 //! ```
 //!
-//! The signature is over everything before it. Each part stands for itself: it is complete and signed.
+//! The signature is over everything before it. Each part stands for itself: it is complete and
+//! signed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -254,7 +255,8 @@ pub struct Heard {
     pub announcement: Announcement,
 }
 
-/// Says whether the signature (third) over the signed bytes (second) is that of the announcement's head.
+/// Says whether the signature (third) over the signed bytes (second) is that of the announcement's
+/// head.
 pub type Check = Box<dyn Fn(&Announcement, &[u8], &[u8; SIGNATURE_SIZE]) -> bool + Send>;
 
 /// Hears announcements; tells each distinct one once.
@@ -359,7 +361,8 @@ mod tests {
                 let (parsed, bytes, signature) = Announcement::parse(&datagram).unwrap();
                 prop_assert_eq!(&parsed, part);
                 prop_assert_eq!((bytes.len(), signature), (part.buffer_len(), &[9; 64]));
-                prop_assert_eq!((usize::from(parsed.part), usize::from(parsed.parts)), (index, parts.len()));
+                prop_assert_eq!(usize::from(parsed.part), index);
+                prop_assert_eq!(usize::from(parsed.parts), parts.len());
                 back.extend(parsed.images);
             }
             prop_assert_eq!(back, images(count));

@@ -57,8 +57,8 @@ pub trait Key: Send {
     /// The caller never passes the same counter twice.
     fn seal(&self, counter: u64, header: &[u8], body: &mut [u8]) -> [u8; TAG_SIZE];
 
-    /// Checks the tag at the end of `sealed` and decrypts in place; gives the body, or `None` if the
-    /// datagram is not authentic.
+    /// Checks the tag at the end of `sealed` and decrypts in place; gives the body, or `None` if
+    /// the datagram is not authentic.
     fn open<'a>(&self, counter: u64, header: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]>;
 }
 

@@ -1,9 +1,9 @@
 //! The multicast sender, receiver and announcement machines, their wire format, and the policy of
 //! pacing and repair.
 //!
-//! One [`sender`] casts the pieces of one bundle to a group; any number of [`receiver`]s join at any
-//! moment, fill their piece maps, and tell what they lack. The sender serves the union of what is
-//! lacking, in order, and goes round; it never waits for anybody longer than a named bound.
+//! One [`sender`] casts the pieces of one bundle to a group; any number of [`receiver`]s join at
+//! any moment, fill their piece maps, and tell what they lack. The sender serves the union of what
+//! is lacking, in order, and goes round; it never waits for anybody longer than a named bound.
 //!
 //! ```text
 //!   sender   --- data: LCT/ALC datagrams, one TOI per piece, TOI 0 = control --->   group
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Invariants: no datagram is looked into before it is authenticated; no (key, nonce) pair is used
-//! twice; no piece is stored before its hash is verified; memory is bounded by the pool of blocks and
-//! the named limits in [`limits`]; every wait ends. The wire format is in [`wire`].
+//! twice; no piece is stored before its hash is verified; memory is bounded by the pool of blocks
+//! and the named limits in [`limits`]; every wait ends. The wire format is in [`wire`].
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

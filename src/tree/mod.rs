@@ -5,8 +5,8 @@
 //! addressed by (descriptor, name). So trees deeper than `PATH_MAX` work, and neither a link in the
 //! tree nor a hostile manifest leads out of it.
 //!
-//! The room knows what a tree *is* ([`Node`]), how to make one ([`Place`]), and how two of them differ
-//! ([`compare`]). It owns one thing: a bounded cache of directory descriptors per tree.
+//! The room knows what a tree *is* ([`Node`]), how to make one ([`Place`]), and how two of them
+//! differ ([`compare`]). It owns one thing: a bounded cache of directory descriptors per tree.
 #![forbid(unsafe_code)]
 
 mod compare;

@@ -1,7 +1,7 @@
 //! Every format version ever released still reads, byte for byte.
 //!
-//! `v1/` was made by this test from the tree below, with `FLASHOVER_GOLDEN=write` in the environment.
-//! It stays as it is for ever; a new format gets a folder of its own.
+//! `v1/` was made by this test from the tree below, with `FLASHOVER_GOLDEN=write` in the
+//! environment. It stays as it is for ever; a new format gets a folder of its own.
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};

@@ -30,7 +30,8 @@ fn forged_damaged_and_replayed_datagrams_change_nothing() {
             std::thread::scope(|scope| {
                 let attack = scope.spawn(|| {
                     lab.within("node3", forge_reports);
-                    // It takes the head's address, so that nothing but the keys can tell them apart.
+                    // It takes the head's address, so that nothing but the keys can tell them
+                    // apart.
                     lab.shell(TAKE_OVER);
                     lab.within("node3", || attack(&over))
                 });

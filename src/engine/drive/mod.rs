@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The driver owns the sockets, the files and every byte in flight; the machine owns the protocol.
-//! Each turn has bounded work of every kind, so neither sending nor receiving starves the other, and
-//! a stop is seen after one turn. [`Io`] is the seam between the loop and how the kernel is asked:
-//! the ring, or plain system calls.
+//! Each turn has bounded work of every kind, so neither sending nor receiving starves the other,
+//! and a stop is seen after one turn. [`Io`] is the seam between the loop and how the kernel is
+//! asked: the ring, or plain system calls.
 #![forbid(unsafe_code)]
 
 pub(super) mod burst;
@@ -124,8 +124,8 @@ impl Driver {
 
     /// Runs the machine until `on_event` breaks or somebody calls [`super::Mailbox::stop`].
     ///
-    /// At the end, sends and disk operations on their way are waited for, for a few seconds at most;
-    /// what they would have told the machine is dropped.
+    /// At the end, sends and disk operations on their way are waited for, for a few seconds at
+    /// most; what they would have told the machine is dropped.
     ///
     /// # Errors
     /// When the kernel no longer lets the thread wait or a socket keeps failing. What happens to a
@@ -323,8 +323,8 @@ pub(super) fn in_full(e: &Error) -> String {
 
 /// How the loop asks the kernel; one implementation per backend.
 ///
-/// Within a run the order is: any number of `slot`+`send` and `disk`, then `wait`, then `next` until
-/// it gives `None`.
+/// Within a run the order is: any number of `slot`+`send` and `disk`, then `wait`, then `next`
+/// until it gives `None`.
 trait Io {
     /// Begins a run; `wake` becomes readable when the loop should look at its commands.
     fn start(&mut self, wake: BorrowedFd<'_>) -> Result<()>;

@@ -1,7 +1,7 @@
 //! The receiver: fills its piece map from what comes by, and tells the sender what it lacks.
 //!
-//! Invariants: a datagram changes nothing before it is authenticated; a piece is `stored` only after
-//! its hash was verified and its write succeeded; the memory for pieces is the pool's.
+//! Invariants: a datagram changes nothing before it is authenticated; a piece is `stored` only
+//! after its hash was verified and its write succeeded; the memory for pieces is the pool's.
 //!
 //! The life of a piece: missing -> begun (holds a block) -> whole -> verified -> writing -> stored.
 //! A wrong hash or a failed write leads back to missing, and after [`STRIKES_MAX`] of them to

@@ -1,8 +1,8 @@
 //! The pieces that a receiver is gathering.
 //!
-//! Each holds one block of memory. When no block is free, pieces that have begun keep theirs and new
-//! ones are skipped whole: a slow disk costs whole pieces, which come by again, and never leaves many
-//! pieces half done.
+//! Each holds one block of memory. When no block is free, pieces that have begun keep theirs and
+//! new ones are skipped whole: a slow disk costs whole pieces, which come by again, and never
+//! leaves many pieces half done.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

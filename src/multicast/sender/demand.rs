@@ -1,8 +1,8 @@
 //! What is wanted: which pieces anybody lacks, which are to be sent whole, which to be repaired.
 //!
 //! Invariant: a report changes what is to be sent of a piece only if its receiver had seen the last
-//! datagram of that piece (or a later one); older reports are stale for that piece. While a piece is
-//! being sent every report is.
+//! datagram of that piece (or a later one); older reports are stale for that piece. While a piece
+//! is being sent every report is.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -147,8 +147,8 @@ impl Demand {
         None
     }
 
-    /// Takes the piece that [`Demand::next_repair`] gave: it counts as being sent from now on. Gives
-    /// its largest deficit.
+    /// Takes the piece that [`Demand::next_repair`] gave: it counts as being sent from now on.
+    /// Gives its largest deficit.
     pub(super) fn take_repair(&mut self, piece: u32) -> u32 {
         self.queue.pop_front();
         self.sent_until[piece as usize] = BEING_SENT;

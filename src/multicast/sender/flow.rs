@@ -1,8 +1,8 @@
 //! The window: how far the sender is ahead of its receivers, and who is waited for.
 //!
-//! Nobody holds the group: the window waits for a receiver at most [`STALL_MAX`], and for a minority
-//! at most [`HOLD_MAX`] in about a second; who is not waited for any more is waited for again once
-//! it has caught up.
+//! Nobody holds the group: the window waits for a receiver at most [`STALL_MAX`], and for a
+//! minority at most [`HOLD_MAX`] in about a second; who is not waited for any more is waited for
+//! again once it has caught up.
 
 use super::members::{Members, Standing};
 use crate::base::{NodeId, Time};

@@ -1,7 +1,7 @@
 //! The pieces being sent, read and prepared.
 //!
-//! A *lane* is a piece being sent: its source symbols, then repair symbols. Datagrams are taken from
-//! the lanes in turn, so that a lost burst hurts each piece a little. New pieces use at most
+//! A *lane* is a piece being sent: its source symbols, then repair symbols. Datagrams are taken
+//! from the lanes in turn, so that a lost burst hurts each piece a little. New pieces use at most
 //! [`INTERLEAVE`] lanes; repairs go first and may use all.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -134,7 +134,8 @@ impl<C: Code> Lanes<C> {
         Some(self.read(piece, Task::Whole, 0, block))
     }
 
-    /// Closes the lanes of pieces that nobody lacks any more; tells whether that ended the last one.
+    /// Closes the lanes of pieces that nobody lacks any more; tells whether that ended the last
+    /// one.
     pub(super) fn drop_unwanted(&mut self, demand: &mut Demand, counter: u64) -> bool {
         let had_any = !self.open.is_empty();
         while let Some(at) = self

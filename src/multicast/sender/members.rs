@@ -308,7 +308,8 @@ impl<K: Key> Member<K> {
     }
 }
 
-/// The value that a share `q` of the sorted values does not exceed, rounded down; 0 if there is none.
+/// The value that a share `q` of the sorted values does not exceed, rounded down; 0 if there is
+/// none.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

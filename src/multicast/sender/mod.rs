@@ -1,4 +1,5 @@
-//! The sender: casts the pieces that anybody lacks, in order, going round, and repairs what was lost.
+//! The sender: casts the pieces that anybody lacks, in order, going round, and repairs what was
+//! lost.
 //!
 //! | file | what it owns |
 //! |---|---|

@@ -1,8 +1,9 @@
 //! How fast: the administrator's cap, and what the sender sets itself when loss stays high.
 //!
-//! The rate is lowered at most once per round of reports while nine receivers in ten (or all but the
-//! worst) see loss above [`LOSS_HIGH`], or drop datagrams or pieces themselves. Loss that does not get better at half
-//! the rate is the network's own: it becomes the *baseline*, and the rate goes back to what it was.
+//! The rate is lowered at most once per round of reports while nine receivers in ten (or all but
+//! the worst) see loss above [`LOSS_HIGH`], or drop datagrams or pieces themselves. Loss that does
+//! not get better at half the rate is the network's own: it becomes the *baseline*, and the rate
+//! goes back to what it was.
 
 use std::time::Duration;
 

@@ -252,7 +252,12 @@ fn a_poisoned_piece_is_discarded_and_fetched_again_but_not_for_ever() {
     room.inject(node, poison(&room, 15, 3, 7000));
     room.run_to_end(5 * SECOND);
     let poisonings = |room: &Room, abandoned_wanted| {
-        let fits = |event: &&Event| matches!(event, Event::PiecePoisoned { abandoned, .. } if *abandoned == abandoned_wanted);
+        let fits = |event: &&Event| {
+            matches!(
+                event,
+                Event::PiecePoisoned { abandoned, .. } if *abandoned == abandoned_wanted
+            )
+        };
         room.nodes[node].events.iter().filter(fits).count()
     };
     assert_eq!((poisonings(&room, false), poisonings(&room, true)), (1, 0));

@@ -70,7 +70,8 @@ impl Control {
         FIXED_SIZE + 8 * self.demoted.len().min(DEMOTED_NAMED_MAX)
     }
 
-    /// Writes the body to the front of `buffer`, which holds at least [`Control::buffer_len`] bytes.
+    /// Writes the body to the front of `buffer`, which holds at least [`Control::buffer_len`]
+    /// bytes.
     pub fn emit(&self, buffer: &mut [u8]) {
         let count = self.demoted.len().min(DEMOTED_NAMED_MAX);
         buffer[0] = VERSION;
@@ -108,9 +109,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bodies_round_trip(quiet: bool, position: u32, interval: u16, backoff: u16, ack: u32, receivers: u32,
+        fn bodies_round_trip(quiet: bool, position: u32, interval: u16, backoff: u16, ack: u32,
+            receivers: u32,
             demoted in prop::collection::vec(any::<[u8; 8]>(), 0..=DEMOTED_NAMED_MAX)) {
-            let control = Control { quiet, position, report_interval_ms: interval, backoff_ms: backoff,
+            let control = Control {
+                quiet, position, report_interval_ms: interval, backoff_ms: backoff,
                 ack_packets: ack, receivers, demoted };
             let mut body = vec![0; control.buffer_len()];
             control.emit(&mut body);

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The report speaks for `span` pieces from `from` on, going round at the end of the bundle. Items
-//! name what is not complete there, in order: a run of pieces of which nothing is here (deficit 0), or
-//! one piece that lacks `deficit` symbols. What no item names is complete.
+//! name what is not complete there, in order: a run of pieces of which nothing is here (deficit 0),
+//! or one piece that lacks `deficit` symbols. What no item names is complete.
 
 use crate::base::bytes::{BadBytes, Reader, Writer};
 use crate::base::{EpochId, NodeId};
@@ -213,7 +213,8 @@ pub(crate) fn item_len(item: Item) -> usize {
         }
 }
 
-/// Cuts a host name to what a report carries: printable characters, at most [`HOST_BYTES_MAX`] bytes.
+/// Cuts a host name to what a report carries: printable characters, at most [`HOST_BYTES_MAX`]
+/// bytes.
 #[must_use]
 pub fn clean_host(host: &str) -> String {
     let mut clean = String::new();
@@ -280,10 +281,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reports_round_trip(numbers: [u32; 7], ack: u64, flags: (bool, bool), host in "[a-zé-]{0,20}",
+        fn reports_round_trip(
+            numbers: [u32; 7], ack: u64, flags: (bool, bool), host in "[a-zé-]{0,20}",
             items in prop::collection::vec(any_item(), 0..60)) {
             let span = items.iter().map(|item| item.gap + item.lack.piece_count()).sum::<u32>() + 5;
-            let [expected, received, dropped, pieces_done, pieces_skipped, buffer_kib, from] = numbers;
+            let [expected, received, dropped, done, pieces_skipped, buffer_kib, from] = numbers;
+            let pieces_done = done;
             let report = Report { done: flags.0, leaving: flags.1, ack, expected, received, dropped,
                 pieces_done, pieces_skipped, buffer_kib, host, from, span, items };
             let body = report.emit();

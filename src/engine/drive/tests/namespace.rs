@@ -12,7 +12,8 @@ use crate::machine::{DiskError, DiskKind};
 
 /// Tells whether this process is in a namespace made for `test`; if not, runs the test in one.
 ///
-/// There the process may lock at most 1 MiB of memory; the loopback is up, can multicast, and carries packets of at most `mtu` bytes.
+/// There the process may lock at most 1 MiB of memory; the loopback is up, can multicast, and
+/// carries packets of at most `mtu` bytes.
 fn in_namespace(test: &str, mtu: u32) -> bool {
     const MARK: &str = "FLASHOVER_TEST_NAMESPACE";
     if std::env::var_os(MARK).is_some() {
