@@ -57,7 +57,10 @@ pub enum Error {
         source: io::Error,
     },
     /// A frame does not unpack to what the manifest says.
-    #[error("Frame {frame} of the bundle is damaged (pieces {} to {})", .pieces.start, .pieces.end - 1)]
+    #[error(
+        "Frame {frame} of the bundle is damaged (pieces {} to {})",
+        .pieces.start, .pieces.end - 1
+    )]
     Damaged {
         /// The frame's index.
         frame: u32,

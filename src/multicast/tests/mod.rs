@@ -148,7 +148,12 @@ fn a_lossy_or_slow_node_is_served_last_and_completes() {
     let ideal = room.bundle.len() as f64 * 1.034 / 10e6;
     assert!(took < ideal * 1.25, "{took} s against {ideal} s");
     for cause in [sender::Lag::Loss, sender::Lag::Pieces] {
-        let demoted = |event: &sender::Event| matches!(event, sender::Event::Demoted { cause: why, .. } if *why == cause);
+        let demoted = |event: &sender::Event| {
+            matches!(
+                event,
+                sender::Event::Demoted { cause: why, .. } if *why == cause
+            )
+        };
         assert!(room.has_sender_event(demoted), "{cause:?}");
     }
     room.run_to_end(300 * SECOND);
