@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flashover::base::block::PlainBlocks;
-use flashover::base::{Bitmap, Counters, EpochId, NodeId, PieceIndex, Time};
+use flashover::base::{Bitmap, Counters, EpochId, NodeId, PieceIndex, Time, units};
+use flashover::deploy::token::Token;
 use flashover::fec::{Assembly, Code, Encoder, Esi, RaptorQ, Shape};
-use flashover::image::{Geometry, Manifest, sign};
+use flashover::image::{Geometry, ImageName, Manifest, PublicKey, sign};
 use flashover::machine::{Channel, Datagrams, Input, Machine, Output};
 use flashover::multicast::announce::Announcement;
 use flashover::multicast::keys::{Cipher, Key};
@@ -35,6 +36,8 @@ pub const ALL: &[Target] = &[
     ("announcement", announcement),
     ("session", session),
     ("fec", fec),
+    ("token", token),
+    ("words", words),
     ("receiver", receive),
     ("sender", send),
 ];
@@ -142,6 +145,39 @@ pub fn fec(data: &[u8]) {
             return;
         }
     }
+}
+
+pub fn token(data: &[u8]) {
+    if let Some(token) = text(data).and_then(|text| text.parse::<Token>().ok()) {
+        let written = token.to_string();
+        let again: Token = written.parse().expect("what is written is read");
+        assert_eq!(again.to_string(), written);
+    }
+}
+
+/// What people write: names, keys, sizes, rates, durations.
+pub fn words(data: &[u8]) {
+    let Some(text) = text(data) else {
+        return;
+    };
+    if let Ok(name) = text.parse::<ImageName>() {
+        assert_eq!(name.as_str(), text);
+    }
+    if let Ok(key) = text.parse::<PublicKey>() {
+        assert_eq!(key.to_string().parse(), Ok(key));
+    }
+    if let Ok(bytes) = units::parse_bytes(text) {
+        assert!(!units::format_bytes(bytes).is_empty());
+    }
+    if let Ok(duration) = units::parse_duration(text) {
+        assert!(!units::format_duration(duration).is_empty());
+    }
+    // A refusal is an answer, too.
+    let _refused = units::parse_rate(text).is_err();
+}
+
+fn text(data: &[u8]) -> Option<&str> {
+    std::str::from_utf8(data).ok()
 }
 
 const SECRET: Secret = Secret::new([7; 32]);

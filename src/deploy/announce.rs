@@ -3,10 +3,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::beacon::{Beacon, Datagrams};
 use super::control::ImageInfo;
 use super::error::{Error, Kind, OrKind as _, Result};
 use super::identity::{self, Identity};
@@ -27,8 +28,10 @@ const LIST_PATIENCE: Duration = Duration::from_secs(5);
 /// The head's announcing thread; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Announcing {
-    mailbox: Mailbox<Vec<Vec<u8>>>,
+    mailbox: Mailbox<Datagrams>,
     thread: Option<JoinHandle<()>>,
+    /// What the beacon sends; `None` where there can be none.
+    beacon: Option<(Beacon, Arc<Mutex<Datagrams>>)>,
     instance: [u8; 16],
     control_port: u16,
 }
@@ -67,9 +70,14 @@ impl Announcing {
             .name("announce".to_owned())
             .spawn(run)
             .or_kind(Kind::Internal)?;
+        let datagrams = Arc::new(Mutex::new(Vec::new()));
+        let beacon = Beacon::send(interface, Arc::clone(&datagrams))
+            .inspect_err(|error| tracing::info!(%error, "No broadcasts"))
+            .ok();
         Ok(Self {
             mailbox,
             thread: Some(thread),
+            beacon: beacon.map(|beacon| (beacon, datagrams)),
             instance: super::random()?,
             control_port,
         })
@@ -86,7 +94,12 @@ impl Announcing {
             bytes.extend_from_slice(&signature);
             bytes
         });
-        if let Err(error) = self.mailbox.send(datagrams.collect()) {
+        let datagrams: Datagrams = datagrams.collect();
+        if let Some((_, sent)) = &self.beacon {
+            let mut sent = sent.lock().unwrap_or_else(|broken| broken.into_inner());
+            sent.clone_from(&datagrams);
+        }
+        if let Err(error) = self.mailbox.send(datagrams) {
             tracing::warn!(%error, "The announcements could not be changed");
         }
     }
@@ -143,6 +156,9 @@ pub(crate) fn find(
     };
     let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
     let (sender, heard) = crossbeam::channel::bounded(HEARD_WAITING_MAX);
+    let beacon = Beacon::hear(&interface, fingerprint, sender.clone())
+        .inspect_err(|error| tracing::info!(%error, "Broadcasts are not heard"))
+        .ok();
     let listen = move || {
         let mut machine = Listener::new(Box::new(move |announcement, bytes, signature| {
             Fingerprint::of(&announcement.head) == fingerprint
@@ -159,6 +175,7 @@ pub(crate) fn find(
         .spawn(listen)
         .or_kind(Kind::Internal)?;
     let found = search(&heard, name, serial, patience);
+    drop(beacon);
     mailbox.stop();
     match thread.join() {
         Ok(Ok(())) => {}

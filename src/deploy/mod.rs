@@ -22,6 +22,7 @@ pub mod node;
 pub mod token;
 
 mod announce;
+mod beacon;
 mod casts;
 mod catalog;
 mod hub;

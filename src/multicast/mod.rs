@@ -24,6 +24,8 @@ pub mod receiver;
 mod replay;
 pub mod sender;
 pub mod session;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 pub mod wire;
 

@@ -6,10 +6,12 @@ use std::fs;
 use std::net::SocketAddr;
 
 use flashover::base::{EpochId, NodeId, Serial};
+use flashover::deploy::token::Fingerprint;
 use flashover::fec::Esi;
 use flashover::image::frame::{Plan, Planner, packed_size_max, seek_table_size};
 use flashover::image::{
-    Entry, EntryIndex, EntryKind, Frame, Geometry, Hash, Kind, Manifest, Mtime, Owner, Xattr, hash,
+    Entry, EntryIndex, EntryKind, Frame, Geometry, Hash, Kind, Manifest, Mtime, Owner, SigningKey,
+    Xattr, hash,
 };
 use flashover::multicast::announce::{AnnouncedImage, Announcement};
 use flashover::multicast::wire::control::Control;
@@ -55,6 +57,20 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("session", "v4", session("239.1.2.3:9000")),
         ("session", "v6", session("[ff15::1]:9000")),
     ];
+    let key = SigningKey::from_seed([7; 32]).public_key().to_string();
+    let token = Fingerprint::of(&[5; 32]);
+    let token = format!("fo1-{token}-{token}");
+    seeds.push(("token", "token", token.into_bytes()));
+    for (name, word) in [
+        ("key", key.as_str()),
+        ("name", "debian-12"),
+        ("size", "1.5 GiB"),
+    ] {
+        seeds.push(("words", name, word.into()));
+    }
+    for (name, word) in [("rate", "2.5Gbit/s"), ("duration", "24h")] {
+        seeds.push(("words", name, word.into()));
+    }
     let mut ops = vec![3, 232, 50];
     ops.extend((5..20).flat_map(|id| [6, 0, 0, id]));
     seeds.push(("fec", "sources", ops.clone()));
@@ -227,7 +243,11 @@ fn tree() -> Manifest {
         entry(0, b"", EntryKind::Directory),
         entry(0, b"a", EntryKind::Directory),
         entry(1, b"large", file(3 << 20, None)),
-        entry(1, b"sparse", file(10_000, Some(Box::from([4096..8192])))),
+        entry(
+            1,
+            b"sparse",
+            file(10_000, Some(vec![4096..8192].into_boxed_slice())),
+        ),
         entry(0, b"b", EntryKind::Hardlink { to: EntryIndex(2) }),
         entry(
             0,

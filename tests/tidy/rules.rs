@@ -49,10 +49,12 @@ pub(crate) fn undeclared(files: &Files) -> Vec<String> {
             _ => vec![format!("{folder}/mod.rs"), format!("{folder}.rs")],
         };
         let parent = parents.iter().find_map(|parent| files.get(parent));
-        let declared = parent.is_some_and(|text| {
-            let code = code(text);
-            code.contains(&format!("mod {name};")) || text.contains(&format!("/{name}.rs\""))
-        });
+        let by_name = parent.is_some_and(|text| code(text).contains(&format!("mod {name};")));
+        let by_path = format!("#[path = \"{name}.rs\"]");
+        let beside = files
+            .iter()
+            .filter(|(other, _)| other.rsplit_once('/').map(|o| o.0) == Some(folder));
+        let declared = by_name || beside.into_iter().any(|(_, text)| text.contains(&by_path));
         if !declared {
             broken.push(format!(
                 "{path}: not declared; write `mod {name};` in {}",
@@ -84,7 +86,8 @@ pub(crate) fn unknown_rooms(files: &Files) -> Vec<String> {
     broken
 }
 
-/// Dependencies without a line of justification: a line that names them in backticks.
+/// Dependencies without a line of justification: a row of a table that starts with them, or a line
+/// that names them in backticks.
 pub(crate) fn unjustified(manifest: &str, architecture: &str) -> Vec<String> {
     let mut in_dependencies = false;
     let mut broken = Vec::new();
@@ -97,9 +100,44 @@ pub(crate) fn unjustified(manifest: &str, architecture: &str) -> Vec<String> {
             continue;
         };
         let name = name.trim().trim_end_matches(".workspace");
-        if !name.starts_with('#') && !architecture.contains(&format!("`{name}`")) {
+        let justified = |line: &str| {
+            line.starts_with(&format!("| {name} | ")) || line.contains(&format!("`{name}`"))
+        };
+        if !name.starts_with('#') && !architecture.lines().any(justified) {
             broken.push(format!(
                 "Cargo.toml: `{name}` has no line in docs/ARCHITECTURE.md"
+            ));
+        }
+    }
+    broken
+}
+
+/// Rooms whose row in the published table of imports says otherwise than [`ROOMS`].
+pub(crate) fn unlike_published(architecture: &str) -> Vec<String> {
+    let mut broken = Vec::new();
+    for room in ROOMS {
+        let row = architecture
+            .lines()
+            .find(|line| line.starts_with(&format!("| {} | ", room.name)));
+        let published = row
+            .and_then(|row| row.split('|').nth(3))
+            .unwrap_or("-")
+            .trim();
+        let others = ROOMS
+            .iter()
+            .filter(|other| ![room.name, "cli"].contains(&other.name));
+        let all = others
+            .map(|other| other.name)
+            .eq(room.imports.iter().copied());
+        let said = if all {
+            "all but cli".to_owned()
+        } else {
+            room.imports.join(", ")
+        };
+        if published != said {
+            broken.push(format!(
+                "docs/ARCHITECTURE.md: {} may import `{said}`",
+                room.name
             ));
         }
     }
@@ -271,5 +309,9 @@ fn room_of(path: &str) -> Option<&'static Room> {
 }
 
 fn is_test(path: &str) -> bool {
-    path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/")
+    let name = path.rsplit('/').next().unwrap_or(path);
+    path.starts_with("tests/")
+        || path.contains("/tests/")
+        || name == "tests.rs"
+        || name.ends_with("_tests.rs")
 }

@@ -1,7 +1,7 @@
 //! Every rule fails on a text that breaks it, and passes on one that just does not.
 
 use super::rules::{FUNCTION_LINES_MAX, LINE_CHARS_MAX, file, long_files};
-use super::rules::{undeclared, unjustified, unknown_rooms};
+use super::rules::{undeclared, unjustified, unknown_rooms, unlike_published};
 use super::source::{code, without_tests};
 use super::{Files, ROOMS};
 
@@ -83,6 +83,7 @@ fn comments_texts_and_tests_import_what_they_like() {
         "const A: (char, &str) = ('\"', \"crate::engine\");",
     );
     keeps("src/multicast/tests.rs", "use crate::engine;");
+    keeps("src/multicast/sender_tests.rs", "use crate::engine;");
     let tests = "#[cfg(test)]\nmod tests {\n    use crate::engine;\n}\n";
     keeps("src/multicast/sender.rs", tests);
     let behind = format!("{tests}use crate::engine;");
@@ -248,7 +249,11 @@ fn every_file_is_declared_and_every_folder_is_a_room() {
         file("tests/sim/lossy.rs", ""),
         file("tests/tidy.rs", ""),
         file("src/lib.rs", "pub mod fec;"),
-        file("src/fec/mod.rs", "mod a;"),
+        file(
+            "src/fec/mod.rs",
+            "mod a;\n#[path = \"a_tests.rs\"]\nmod tests;",
+        ),
+        file("src/fec/a_tests.rs", ""),
         file("src/fec/a.rs", "mod b;"),
         file("src/fec/a/b.rs", ""),
     ]);
@@ -287,6 +292,31 @@ fn every_dependency_is_justified() {
         ["Cargo.toml: `insta` has no line in docs/ARCHITECTURE.md"]
     );
     assert_eq!(unjustified(manifest, "").len(), 2);
+    let row = unjustified(
+        manifest,
+        "| blake3 | hashes |\n| insta-extra | snapshots of insta |",
+    );
+    assert_eq!(row.len(), 1);
+}
+
+#[test]
+fn the_published_table_says_the_same() {
+    let row = |room: &super::Room| {
+        let imports = match room.name {
+            "deploy" => "all but cli".to_owned(),
+            _ => room.imports.join(", "),
+        };
+        format!("| {} | what it is | {imports} | forbidden |\n", room.name)
+    };
+    let good: String = ROOMS.iter().map(row).collect();
+    assert_eq!(unlike_published(&good), Vec::<String>::new());
+    let bad = good
+        .replace("| base, image, fec |", "| base |")
+        .replace("| fec | ", "| fecs | ");
+    let broken = unlike_published(&bad);
+    assert_eq!(broken.len(), 1, "{broken:?}");
+    let loose = good.replace("| all but cli |", "| all |");
+    assert_eq!(unlike_published(&loose).len(), 1);
 }
 
 #[test]

@@ -19,8 +19,9 @@ pub(super) struct Window<C: Code> {
     symbol_size: u16,
     blocks: Box<dyn Blocks>,
     begun: BTreeMap<u32, Begun<C::Assembly>>,
-    /// Pieces that were skipped last, so that each is counted once.
-    skipped_last: [Option<PieceIndex>; 8],
+    /// The pieces that were skipped last: what has lost symbols to want of memory goes on to be
+    /// skipped until it comes by again.
+    skipped_last: [Option<Skipped>; 8],
     skipped: u32,
 }
 
@@ -36,6 +37,14 @@ struct Begun<A> {
     settles: u64,
     /// Its deficit was reported since it settled.
     is_reported: bool,
+}
+
+/// A piece skipped, and its last symbol that was.
+#[derive(Clone, Copy, Debug)]
+struct Skipped {
+    piece: PieceIndex,
+    esi: Esi,
+    counter: u64,
 }
 
 /// One symbol and where it stood in the sender's stream.
@@ -107,14 +116,16 @@ impl<C: Code> Window<C> {
 
     /// Takes a symbol of a piece that is not complete yet.
     pub(super) fn take(&mut self, piece: PieceIndex, symbol: Symbol<'_>) -> Taken {
+        let is_skipped = self.is_being_skipped(piece, symbol);
         let begun = match self.begun.entry(piece.get()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let Some(shape) = Shape::new(self.geometry.len(piece), self.symbol_size) else {
                     return Taken::Malformed;
                 };
-                let Some(block) = self.blocks.take() else {
-                    self.note_skipped(piece);
+                let block = if is_skipped { None } else { self.blocks.take() };
+                let Some(block) = block else {
+                    self.note_skipped(piece, symbol);
                     return Taken::NoMemory;
                 };
                 entry.insert(Begun {
@@ -208,17 +219,39 @@ impl<C: Code> Window<C> {
 
     /// Notes that counters start anew: what was on its way will not come.
     pub(super) fn note_new_epoch(&mut self) {
+        self.skipped_last = [None; 8];
         for begun in self.begun.values_mut() {
             (begun.last, begun.settles, begun.is_reported) = (0, 0, false);
         }
     }
 
-    fn note_skipped(&mut self, piece: PieceIndex) {
-        if !self.skipped_last.contains(&Some(piece)) {
+    fn is_being_skipped(&self, piece: PieceIndex, symbol: Symbol<'_>) -> bool {
+        let mut skipped = self.skipped_last.iter().flatten();
+        skipped.any(|skipped| skipped.piece == piece && skipped.goes_on_with(symbol))
+    }
+
+    fn note_skipped(&mut self, piece: PieceIndex, symbol: Symbol<'_>) {
+        let latest = Skipped {
+            piece,
+            esi: symbol.esi,
+            counter: symbol.counter,
+        };
+        let mut skipped = self.skipped_last.iter_mut().flatten();
+        if let Some(skipped) = skipped.find(|skipped| skipped.piece == piece) {
+            self.skipped += u32::from(!skipped.goes_on_with(symbol));
+            *skipped = latest;
+        } else {
+            self.skipped += 1;
             self.skipped_last.rotate_right(1);
-            self.skipped_last[0] = Some(piece);
-            self.skipped = self.skipped.saturating_add(1);
+            self.skipped_last[0] = Some(latest);
         }
+    }
+}
+
+impl Skipped {
+    /// Whether the symbol is of the same pass over the piece: soon after, and further on in it.
+    fn goes_on_with(&self, symbol: Symbol<'_>) -> bool {
+        symbol.counter <= self.counter + SETTLE_PACKETS && symbol.esi > self.esi
     }
 }
 

@@ -39,9 +39,11 @@ pub(super) struct Member<K> {
     pub(super) pieces_done: u32,
     pub(super) dropped: u32,
     pub(super) buffer_kib: u32,
-    /// Moving averages of the shares of datagrams lost, and dropped by its own kernel.
+    /// Moving averages of the shares of datagrams lost, of datagrams dropped by its own kernel, and
+    /// of pieces skipped for want of memory.
     pub(super) loss: f64,
-    pub(super) drop_share: f64,
+    drop_share: f64,
+    skip_share: f64,
     skipped: u32,
     watch: Watch,
     /// It was demoted once and is served again; since when, and with how many pieces.
@@ -190,9 +192,12 @@ impl<K: Key> Members<K> {
         sorted(self.active().map(|(_, member)| member.loss))
     }
 
-    /// The shares dropped by the kernels of those that are served, ascending.
+    /// What those that are served drop themselves, of datagrams or of pieces, ascending.
     pub(super) fn drop_shares(&self) -> Vec<f64> {
-        sorted(self.active().map(|(_, member)| member.drop_share))
+        sorted(
+            self.active()
+                .map(|(_, member)| member.drop_share.max(member.skip_share)),
+        )
     }
 
     /// Those that do not follow the others, judged over [`DEMOTE_AFTER`].
@@ -243,6 +248,7 @@ impl<K: Key> Member<K> {
             buffer_kib: 0,
             loss: 0.0,
             drop_share: 0.0,
+            skip_share: 0.0,
             skipped: 0,
             watch: Watch {
                 since: Time::ZERO,
@@ -269,6 +275,13 @@ impl<K: Key> Member<K> {
             let dropped = (f64::from(dropped) / expected).min(1.0);
             self.loss += weight * (lost - self.loss);
             self.drop_share += weight * (dropped - self.drop_share);
+        }
+        let kept = report.pieces_done.saturating_sub(self.pieces_done);
+        let skipped = report.pieces_skipped.saturating_sub(self.skipped);
+        if kept + skipped > 0 {
+            let pieces = f64::from(kept + skipped);
+            let weight = AVERAGE_WEIGHT * (pieces / AVERAGE_FULL_PIECES).min(1.0);
+            self.skip_share += weight * (f64::from(skipped) / pieces - self.skip_share);
         }
         self.dropped = report.dropped;
         self.pieces_done = report.pieces_done;
@@ -320,6 +333,8 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
 const AVERAGE_WEIGHT: f64 = 0.25;
 /// How many datagrams are enough.
 const AVERAGE_FULL_PACKETS: f64 = 400.0;
+/// How many pieces are enough.
+const AVERAGE_FULL_PIECES: f64 = 4.0;
 /// The loss for which nobody is demoted.
 const LOSS_ALLOWED: f64 = 0.2;
 /// How many pieces must have come by before a receiver is judged.

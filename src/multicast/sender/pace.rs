@@ -1,7 +1,7 @@
 //! How fast: the administrator's cap, and what the sender sets itself when loss stays high.
 //!
 //! The rate is lowered at most once per round of reports while nine receivers in ten (or all but the
-//! worst) see loss above [`LOSS_HIGH`], or their kernels drop. Loss that does not get better at half
+//! worst) see loss above [`LOSS_HIGH`], or drop datagrams or pieces themselves. Loss that does not get better at half
 //! the rate is the network's own: it becomes the *baseline*, and the rate goes back to what it was.
 
 use std::time::Duration;
@@ -187,7 +187,7 @@ const BURST_MS_MAX: u64 = 2;
 const LOSS_HIGH: f64 = 0.1;
 /// Loss below which nothing is sent proactively.
 const LOSS_NONE: f64 = 0.0005;
-/// The share of datagrams dropped by receivers' kernels at which the rate is lowered.
+/// The share of datagrams or pieces dropped by receivers themselves at which the rate is lowered.
 const DROP_SHARE_HIGH: f64 = 0.02;
 /// The shortest time between two lowerings.
 const PATIENCE_MIN: Duration = Duration::from_millis(300);
