@@ -2,6 +2,7 @@
 
 mod cli;
 mod damage;
+mod fuzz_replay;
 mod golden;
 mod interop;
 mod nasty;

@@ -138,12 +138,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_set(len in 1usize..300, ops in prop::collection::vec((any::<bool>(), 0usize..300), 0..200)) {
+        fn behaves_as_a_set(
+            len in 1usize..300,
+            ops in prop::collection::vec((any::<bool>(), 0usize..300), 0..200),
+        ) {
             let mut map = Bitmap::new(len);
             let mut model = BTreeSet::new();
             for (add, index) in ops.into_iter().map(|(add, index)| (add, index % len)) {
                 let (changed, expected) =
-                    if add { (map.set(index), model.insert(index)) } else { (map.clear(index), model.remove(&index)) };
+                    if add {
+                        (map.set(index), model.insert(index))
+                    } else {
+                        (map.clear(index), model.remove(&index))
+                    };
                 prop_assert_eq!(changed, expected);
             }
             prop_assert_eq!(map.count(), model.len());

@@ -8,6 +8,9 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 /// Memory that a [`Block`] can own.
+///
+/// The bytes stay at one address for as long as the value lives, wherever the value itself is moved:
+/// the kernel may be given that address.
 pub trait BlockMemory: Send {
     /// The bytes; always the same length.
     fn bytes(&self) -> &[u8];

@@ -86,7 +86,8 @@ impl<'a> Reader<'a> {
     /// Takes a LEB128 number in its shortest form.
     ///
     /// # Errors
-    /// [`BadBytes::Short`] at the end, [`BadBytes::Value`] if it is longer than needed or over 64 bits.
+    /// [`BadBytes::Short`] at the end, [`BadBytes::Value`] if it is longer than needed or over 64
+    /// bits.
     pub fn varint(&mut self) -> Result<u64, BadBytes> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -223,7 +224,9 @@ mod tests {
         }
 
         #[test]
-        fn whatever_reads_as_varint_writes_back_the_same(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+        fn whatever_reads_as_varint_writes_back_the_same(
+            bytes in prop::collection::vec(any::<u8>(), 0..12),
+        ) {
             let mut reader = Reader::new(&bytes);
             if let Ok(value) = reader.varint() {
                 let mut writer = Writer::new();

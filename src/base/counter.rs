@@ -31,6 +31,8 @@ macro_rules! counters {
 counters! {
     /// Datagrams sent.
     PacketsOut => "packets_out_total",
+    /// Datagrams that the kernel refused to send; they are lost, as on a network.
+    PacketsUnsent => "packets_unsent_total",
     /// Datagrams received, whatever they held.
     PacketsIn => "packets_in_total",
     /// Bytes of datagrams sent, without IP and UDP headers.

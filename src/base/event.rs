@@ -1,7 +1,7 @@
 //! Events: what a job tells about itself. Jobs raise them, sinks (terminal, JSON lines, later the
 //! web page) show them; the two meet only in this vocabulary.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// How a byte reached a node.
@@ -17,7 +17,7 @@ pub enum Via {
 }
 
 /// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Looking for a head that has the image.

@@ -82,9 +82,27 @@ pub fn parse_rate(text: &str) -> Result<u64, BadUnit> {
     scale(number, factor).map(|bits| bits / 8)
 }
 
-/// A text that is no size or rate.
+/// Reads a duration: digits, then `s`, `m`, `h` or `d`; seconds without.
+///
+/// # Errors
+/// If the text is no such duration or does not fit.
+pub fn parse_duration(text: &str) -> Result<Duration, BadUnit> {
+    let (number, unit) = split_number(text)?;
+    let factor = match unit {
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(BadUnit),
+    };
+    scale(number, factor).map(Duration::from_millis)
+}
+
+/// A text that is no size, rate or duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Not a size or rate; examples: 64m, 10g (sizes), 200mbit, 2.5gbit (rates)")]
+#[error(
+    "Not understood; examples: 64m, 10g (sizes), 200mbit, 2.5gbit (rates), 90s, 24h (durations)"
+)]
 pub struct BadUnit;
 
 fn split_number(text: &str) -> Result<(f64, &str), BadUnit> {
@@ -126,6 +144,16 @@ mod tests {
         for bad in ["", "x", "1q", "-1", "1e99g", "1..2"] {
             assert_eq!(parse_bytes(bad), Err(BadUnit), "{bad:?}");
             assert_eq!(parse_rate(bad), Err(BadUnit), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_read_as_people_write_them() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "h", "5 weeks", "-1s", "1e9d"] {
+            assert_eq!(parse_duration(bad), Err(BadUnit), "{bad:?}");
         }
     }
 

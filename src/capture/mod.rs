@@ -1,6 +1,7 @@
 //! A tree or disk becomes an image, an image becomes a bundle.
 //!
-//! The room owns the store ([`Store`]): where images, bundles and keys are kept, and who may publish.
+//! The room owns the store ([`Store`]): where images, bundles and keys are kept, and who may
+//! publish.
 #![forbid(unsafe_code)]
 
 pub mod copy;

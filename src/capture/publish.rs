@@ -1,8 +1,8 @@
 //! An image becomes a bundle and its signed manifest: read once, packed by all cores.
 //!
-//! Equal images give equal bytes. A publication is there when its manifest is; the bundle was renamed
-//! into place before, so that whoever sees the manifest finds the bundle. When the new bundle is equal
-//! to the latest one, that one stays the latest.
+//! Equal images give equal bytes. A publication is there when its manifest is; the bundle was
+//! renamed into place before, so that whoever sees the manifest finds the bundle. When the new
+//! bundle is equal to the latest one, that one stays the latest.
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -89,8 +89,8 @@ pub fn survey(store: &Store, name: &ImageName) -> Result<Survey> {
 /// Publishes an image with the store's key.
 ///
 /// # Errors
-/// If there is no such image or no key, somebody else publishes, the image cannot be read or changes
-/// meanwhile, or the bundle cannot be written. Nothing is left behind then.
+/// If there is no such image or no key, somebody else publishes, the image cannot be read or
+/// changes meanwhile, or the bundle cannot be written. Nothing is left behind then.
 pub fn publish(
     store: &Store,
     name: &ImageName,
@@ -159,8 +159,8 @@ fn build(
         entries,
         extents,
     };
-    manifest.check().map_err(|source| Error::Format {
-        path: image.path.clone(),
+    manifest.check().map_err(|source| Error::Unpublishable {
+        name: image.name.clone(),
         source,
     })?;
     Ok((manifest, written.temporary))
@@ -191,5 +191,4 @@ fn equal_publication(store: &Store, manifest: &Manifest) -> Option<Published> {
 
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "sizes in tests are small")]
-#[path = "publish_tests.rs"]
 mod tests;

@@ -106,8 +106,8 @@ impl Source {
         Ok((!is_whole).then(|| ranges.into()))
     }
 
-    /// Reads ranges of a file end to end into `buffer`, which has their size, and makes sure that the
-    /// file is still the one that was scanned.
+    /// Reads ranges of a file end to end into `buffer`, which has their size, and makes sure that
+    /// the file is still the one that was scanned.
     pub(super) fn read(
         &self,
         index: EntryIndex,
@@ -302,12 +302,11 @@ fn is_zero(block: &[u8]) -> bool {
 
 #[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "nanoseconds are less than 2^30"
 )]
 const fn mtime_of(stat: &rustix::fs::Stat) -> Mtime {
     Mtime {
-        secs: stat.st_mtime as i64,
+        secs: stat.st_mtime,
         nanos: stat.st_mtime_nsec as u32,
     }
 }

@@ -1,12 +1,12 @@
 //! The store: where a head keeps its images, bundles and keys.
 //!
 //! ```text
-//!   STORE/images/NAME/                     an image that is a tree
-//!   STORE/images/NAME.img                  an image that is a disk (or a link to a device)
-//!   STORE/bundles/NAME-SERIAL.tar.zst      a publication
-//!   STORE/bundles/NAME-SERIAL.manifest     its sealed manifest; a publication exists when this does
-//!   STORE/keys/head.key, head.pub          the key that signs
-//!   STORE/lock                             held by whoever publishes
+//!   STORE/images/NAME/                    an image that is a tree
+//!   STORE/images/NAME.img                 an image that is a disk (or a link to a device)
+//!   STORE/bundles/NAME-SERIAL.tar.zst     a publication
+//!   STORE/bundles/NAME-SERIAL.manifest    its sealed manifest: when this is there, so is that
+//!   STORE/keys/head.key, head.pub         the key that signs
+//!   STORE/lock                            held by whoever publishes
 //! ```
 //!
 //! Reading changes nothing: a store that is not there is an empty one. What is written appears by

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{capture, install};
+use crate::{capture, deploy, install};
 
 /// What a command failed with.
 #[derive(Debug)]
@@ -66,6 +66,36 @@ impl CommandError {
         }
         ExitCode::from(self.kind as u8)
     }
+
+    /// The same for programs: one JSON object.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let causes: Vec<String> = self.cause.chain().map(ToString::to_string).collect();
+        serde_json::json!({
+            "v": 1,
+            "event": "error",
+            "kind": format!("{:?}", self.kind).to_lowercase(),
+            "exit_code": self.kind as u8,
+            "causes": causes,
+            "hint": self.hint,
+        })
+    }
+}
+
+impl From<deploy::Error> for CommandError {
+    fn from(error: deploy::Error) -> Self {
+        let (kind, cause, hint) = error.into_parts();
+        let kind = match kind {
+            deploy::Kind::Internal => Kind::Internal,
+            deploy::Kind::Usage => Kind::Usage,
+            deploy::Kind::Integrity => Kind::Integrity,
+            deploy::Kind::Trust => Kind::Trust,
+            deploy::Kind::Network => Kind::Network,
+            deploy::Kind::Storage => Kind::Storage,
+            deploy::Kind::Precondition => Kind::Precondition,
+            deploy::Kind::Interrupted => Kind::Interrupted,
+        };
+        Self { kind, cause, hint }
+    }
 }
 
 impl From<capture::Error> for CommandError {
@@ -75,11 +105,16 @@ impl From<capture::Error> for CommandError {
             E::NoImage(_) | E::NoBundle(..) => (Kind::Precondition, "see `flashover image list`"),
             E::NeverPublished(_) => (Kind::Precondition, "publish it: `flashover image publish`"),
             E::NoKey(_) => (Kind::Precondition, "make one: `flashover key generate`"),
-            E::KeyExists(_) => (Kind::Precondition, "to make another, say --force"),
+            E::KeyExists(_) => (
+                Kind::Precondition,
+                "`--force` replaces it; nodes that know the old one must be told the new one",
+            ),
             E::Copy(capture::copy::CopyError::Exists(_)) => {
                 (Kind::Precondition, "to replace it, say --force")
             }
-            E::Ambiguous(_) | E::Locked(_) | E::Unsuitable(_) => (Kind::Precondition, ""),
+            E::Ambiguous(_) | E::Locked(_) | E::Unsuitable(_) | E::Unpublishable { .. } => {
+                (Kind::Precondition, "")
+            }
             E::Changed { .. } => (
                 Kind::Integrity,
                 "publish again when nobody writes to the image",

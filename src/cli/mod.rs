@@ -7,10 +7,18 @@
     reason = "this is the room that prints"
 )]
 
+mod cast;
+mod catch;
+mod doctor;
 mod error;
 mod image;
 mod key;
+mod options;
+mod output;
 mod publish;
+mod receive;
+mod serve;
+mod token;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -61,6 +69,19 @@ enum Command {
     /// Make and show the signing key
     #[command(subcommand)]
     Key(key::Command),
+    /// Make, list and revoke the tokens that let nodes join
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Be the head: announce and serve what is published
+    Serve(serve::Args),
+    /// Be a node: restore an image from a head, and prove it
+    Receive(receive::Args),
+    /// Send one plain file to any number of receivers
+    Cast(cast::Args),
+    /// Receive a plain file
+    Catch(catch::Args),
+    /// Look at what this machine has, and what of it is used
+    Doctor(doctor::Args),
 }
 
 /// Runs the command that the process was started with.
@@ -71,6 +92,12 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Image(command) => image::run(&cli.global, command),
         Command::Key(command) => key::run(&cli.global, &command),
+        Command::Token(command) => token::run(&cli.global, &command),
+        Command::Serve(args) => serve::run(&cli.global, &args),
+        Command::Receive(args) => receive::run(&cli.global, &args),
+        Command::Cast(args) => cast::run(&cli.global, &args),
+        Command::Catch(args) => catch::run(&cli.global, &args),
+        Command::Doctor(args) => doctor::run(&cli.global, &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

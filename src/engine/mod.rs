@@ -1,1 +1,30 @@
-//! How bytes move: ring, pool, net, disk, drive; knows no protocol.
+//! How bytes move: memory, sockets, files, and the loop that drives a machine over the real kernel.
+//!
+//! ```text
+//!   pool   Arena: blocks of memory that the ring knows
+//!   net    sockets (multicast, GSO/GRO) and network interfaces
+//!   disk   reads and writes of whole runs of bytes
+//!   ring   the owner of an io_uring and of everything in flight in it
+//!   drive  Driver: one machine, one thread, one backend (ring, or plain system calls)
+//!   probe  what this kernel can do
+//! ```
+//!
+//! The room knows no protocol: it imports `base` and the contract in `machine`, and moves bytes for
+//! whichever machine a job gives it. Unsafe code lives in `pool`, `ring` and `net::sys` only.
+
+pub mod disk;
+pub mod drive;
+pub mod error;
+pub mod limits;
+pub mod mailbox;
+pub mod net;
+pub mod pool;
+pub mod probe;
+mod ring;
+
+pub use drive::{Backend, Driver, Setup};
+pub use error::{Error, ErrorKind, Result};
+pub use mailbox::{Commands, Mailbox, mailbox};
+pub use net::{Interface, Socket};
+pub use pool::Arena;
+pub use probe::{Capabilities, probe};

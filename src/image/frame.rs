@@ -15,8 +15,9 @@
 //!   content of its frame; a full chunk is thus the only content;
 //! - headers and padding go wherever the stream is, and may be split.
 //!
-//! So a node that has all of a frame's content need not fetch the frame, and every chunk of a file is
-//! hashed by whoever holds one frame. Source of the table: zstd's `seekable_format`, version 0.1.0.
+//! So a node that has all of a frame's content need not fetch the frame, and every chunk of a file
+//! is hashed by whoever holds one frame. Source of the table: zstd's `seekable_format`, version
+//! 0.1.0.
 
 use std::ops::Range;
 
@@ -143,7 +144,8 @@ impl<E, F: FnMut(Plan) -> Result<(), E>> Planner<F> {
         Ok(())
     }
 
-    /// Appends the content of a file of `size` bytes; `data` are its ranges of data if it has holes.
+    /// Appends the content of a file of `size` bytes; `data` are its ranges of data if it has
+    /// holes.
     ///
     /// # Errors
     /// What `emit` fails with.
@@ -165,7 +167,8 @@ impl<E, F: FnMut(Plan) -> Result<(), E>> Planner<F> {
         Ok(())
     }
 
-    /// Appends the chunk with its share of `rest`, and every chunk that the last range goes on into.
+    /// Appends the chunk with its share of `rest`, and every chunk that the last range goes on
+    /// into.
     fn sparse_chunks(
         &mut self,
         entry: EntryIndex,
@@ -390,7 +393,10 @@ mod tests {
     proptest! {
         #[test]
         fn every_byte_of_every_file_is_in_one_frame(
-            sizes in prop::collection::vec(prop_oneof![0..5000u64, 0..4 * M, Just(M), Just(3 * M)], 0..20),
+            sizes in prop::collection::vec(
+                prop_oneof![0..5000u64, 0..4 * M, Just(M), Just(3 * M)],
+                0..20,
+            ),
         ) {
             let files: Vec<_> = sizes.iter().map(|size| (*size, None)).collect();
             let plans = plan(&files);

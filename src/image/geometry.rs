@@ -91,7 +91,8 @@ impl Geometry {
         (range.end - range.start) as usize
     }
 
-    /// The pieces that hold any byte of `range`, which must not be empty and must lie in the bundle.
+    /// The pieces that hold any byte of `range`, which must not be empty and must lie in the
+    /// bundle.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -113,7 +114,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_cover_the_bundle_without_gap_or_overlap(size in 1u64..1 << 22, log2 in 16u8..=20) {
+        fn pieces_cover_the_bundle_without_gap_or_overlap(
+            size in 1u64..1 << 22,
+            log2 in 16u8..=20,
+        ) {
             let geometry = Geometry::new(size, log2).unwrap();
             let mut at = 0;
             for piece in geometry.pieces() {

@@ -2,15 +2,15 @@
 //! and merged to the hash that `b3sum` prints for the whole.
 //!
 //! ```text
-//!             root                 A part is 2^k bytes at a multiple of 2^k, the last may be short.
-//!           /      \               Its value is the chaining value of that subtree: it depends on
-//!        *           \             where the part lies. The value of an only part is the root.
+//!             root                A part is 2^k bytes at a multiple of 2^k; the last may be short.
+//!           /      \              Its value is the chaining value of that subtree: it depends on
+//!        *           \            where the part lies. The value of an only part is the root.
 //!      /   \          |
 //!   part 0  part 1  part 2
 //! ```
 //!
-//! Zeros cost as much as other bytes, because BLAKE3 numbers its 1 KiB chunks: a subtree of zeros has
-//! another value at every position. They are at least never read.
+//! Zeros cost as much as other bytes, because BLAKE3 numbers its 1 KiB chunks: a subtree of zeros
+//! has another value at every position. They are at least never read.
 
 use blake3::hazmat::{HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root};
 
@@ -97,8 +97,8 @@ pub fn piece_value(geometry: Geometry, piece: PieceIndex, bytes: &[u8]) -> Hash 
         .finish()
 }
 
-/// Hashes a whole that comes in order and whose size shows only at its end: gives the value of every
-/// part and the root.
+/// Hashes a whole that comes in order and whose size shows only at its end: gives the value of
+/// every part and the root.
 #[derive(Clone, Debug)]
 pub struct PartsHasher {
     part_size: u64,

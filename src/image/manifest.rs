@@ -13,8 +13,8 @@
 //!   metadata;
 //! - extents are sorted by (frame, offset in frame), lie in their frame and in their file's data
 //!   ranges, do not overlap, and cover every data byte of every file;
-//! - a frame holds at most [`FRAME_CONTENT_BYTES_MAX`] bytes of files, [`FRAME_BYTES_MAX`] in all; the
-//!   frames and their seek table are the whole bundle;
+//! - a frame holds at most [`FRAME_CONTENT_BYTES_MAX`] bytes of files, [`FRAME_BYTES_MAX`] in all;
+//!   the frames and their seek table are the whole bundle;
 //! - there is one chaining value per piece, and together they give `root`.
 
 use std::ops::Range;
@@ -29,8 +29,8 @@ pub enum Kind {
     Tree,
     /// A raw disk or partition; the bundle is a `.tar.zst` that holds one sparse file.
     Disk,
-    /// A plain file that travels as it is (`flashover cast`): the bundle *is* the file; there are no
-    /// frames and no extents, one entry.
+    /// A plain file that travels as it is (`flashover cast`): the bundle *is* the file; there are
+    /// no frames and no extents, one entry.
     File,
 }
 
@@ -50,7 +50,8 @@ pub struct Manifest {
     /// The chaining value of every piece: the BLAKE3 subtree at its position in the bundle (not a
     /// root). A bundle of one piece has `root` here.
     pub pieces: Vec<Hash>,
-    /// The zstd frames that carry content, in order; they start at offset 0 of the bundle, end to end.
+    /// The zstd frames that carry content, in order; they start at offset 0 of the bundle, end to
+    /// end.
     pub frames: Vec<Frame>,
     /// What is restored.
     pub entries: Vec<Entry>,
@@ -110,7 +111,8 @@ pub struct Entry {
     /// When its content last changed.
     pub mtime: Mtime,
     /// Extended attributes, sorted by name: POSIX ACLs (`system.posix_acl_access`, `..._default`),
-    /// capabilities (`security.capability`), SELinux labels and all others, as the kernel gives them.
+    /// capabilities (`security.capability`), SELinux labels and all others, as the kernel gives
+    /// them.
     pub xattrs: Vec<Xattr>,
 }
 
@@ -161,8 +163,8 @@ pub enum EntryKind {
         /// Its target, 1 to 4095 bytes without NUL.
         target: Box<[u8]>,
     },
-    /// Another name of an earlier entry, which is neither a directory nor itself a hard link; its own
-    /// metadata fields repeat that entry's.
+    /// Another name of an earlier entry, which is neither a directory nor itself a hard link; its
+    /// own metadata fields repeat that entry's.
     Hardlink {
         /// The first name of the file.
         to: EntryIndex,

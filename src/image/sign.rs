@@ -41,6 +41,12 @@ impl SigningKey {
         )
     }
 
+    /// The seed, for protocols that sign with the same key. It is the secret itself.
+    #[must_use]
+    pub const fn seed(&self) -> &[u8; KEY_BYTES] {
+        &self.seed
+    }
+
     /// The text of a key file: one line. It is a secret: write it with mode 0600.
     #[must_use]
     pub fn to_secret_text(&self) -> String {

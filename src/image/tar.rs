@@ -3,8 +3,9 @@
 //! What ustar cannot say goes into records: long names (`path`, `linkpath`), large numbers (`size`,
 //! `uid`, `gid`), times (`mtime`, with nanoseconds, also before 1970), extended attributes
 //! (`SCHILY.xattr.*`), POSIX ACLs as text with numeric ids (`SCHILY.acl.access`, `.default`), and
-//! holes (`GNU.sparse`, version 1.0: the map is the head of the file's data). Sockets are not in tar.
-//! The bytes depend on the entry alone. Source: POSIX.1-2017 `pax`, GNU tar manual, appendix D.
+//! holes (`GNU.sparse`, version 1.0: the map is the head of the file's data). Sockets are not in
+//! tar. The bytes depend on the entry alone. Source: POSIX.1-2017 `pax`, GNU tar manual, appendix
+//! D.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -14,8 +15,9 @@ use super::{Entry, EntryKind, Mtime, Xattr};
 /// Appends what comes before the content of `entry`: header, records, and the map of its holes.
 ///
 /// `path` is its path below the root (empty for the root), `first_path` that of the entry it is a
-/// hard link to. Every data range of a sparse file ends at a multiple of 512 or where the file ends.
-/// Gives false, and appends nothing, for what tar cannot carry: sockets and links to them.
+/// hard link to. Every data range of a sparse file ends at a multiple of 512 or where the file
+/// ends. Gives false, and appends nothing, for a socket, which tar cannot
+/// carry; the caller leaves out hard links to sockets.
 pub fn put_header(to: &mut Vec<u8>, entry: &Entry, path: &[u8], first_path: Option<&[u8]>) -> bool {
     let mut header = Header::new(entry, path);
     let mut map = Vec::new();
@@ -211,8 +213,8 @@ fn put_block(to: &mut Vec<u8>, mut block: [u8; BLOCK_BYTES]) {
     to.extend_from_slice(&block);
 }
 
-/// The map of a file with holes: count, then offset and length of each run of data, as decimal lines.
-/// A run of nothing at the end says where the file ends when it ends with a hole.
+/// The map of a file with holes: count, then offset and length of each run of data, as decimal
+/// lines. A run of nothing at the end says where the file ends when it ends with a hole.
 fn sparse_map(size: u64, data: &[Range<u64>]) -> Vec<u8> {
     let ends_with_hole = data.last().is_none_or(|last| last.end < size);
     let end = ends_with_hole.then_some(size..size);

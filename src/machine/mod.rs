@@ -1,9 +1,9 @@
 //! The contract of a protocol machine.
 //!
-//! A machine is protocol logic alone: inputs come by value with the time at which they came, outputs
-//! are polled. It has no sockets, files, clocks, threads or randomness of its own (a seed is passed
-//! in). The engine drives machines over the real kernel; [`world`] drives the same machines, ten
-//! thousand at a time, from a seed.
+//! A machine is protocol logic alone: inputs come by value with the time at which they came,
+//! outputs are polled. It has no sockets, files, clocks, threads or randomness of its own (a seed
+//! is passed in). The engine drives machines over the real kernel; [`world`] drives the same
+//! machines, a thousand at a time, from a seed.
 //!
 //! The driver's loop, after every input or timeout:
 //!
@@ -14,6 +14,8 @@
 //! A machine never blocks and never fails: what goes wrong is an output.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod world;
 
 use std::net::SocketAddr;
 
@@ -37,7 +39,7 @@ pub trait Machine {
     /// Takes the next disk operation or event.
     fn poll_output(&mut self) -> Option<Output<Self::Event>>;
 
-    /// When the machine wants [`Input::Timeout`] at the latest; `None` while it waits for input only.
+    /// When the machine wants [`Input::Timeout`] at the latest; `None` while it waits for input.
     fn poll_timeout(&self) -> Option<Time>;
 }
 
@@ -135,7 +137,7 @@ pub enum DiskKind {
     Write,
 }
 
-/// The end of a [`DiskOp`]. Short reads and writes were continued by the driver: a success is whole.
+/// The end of a [`DiskOp`]. The driver continued short reads and writes: a success is whole.
 #[derive(Debug)]
 pub struct DiskDone {
     /// The operation's tag.

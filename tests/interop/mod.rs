@@ -1,3 +1,4 @@
 //! The binary against stock tools.
 
 mod tar;
+mod udpcast;

@@ -1,1 +1,8 @@
-//! Head and nodes over real kernels sockets, in network namespaces. Serial.
+//! Head and nodes over real kernel sockets, in network namespaces. Serial.
+
+mod attack;
+mod faults;
+mod fleet;
+pub(crate) mod lab;
+mod proof;
+mod transfer;

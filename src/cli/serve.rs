@@ -1,0 +1,60 @@
+//! `flashover serve`.
+
+use std::fmt::Write as _;
+
+use super::Global;
+use super::error::Result;
+use super::options::{NetArgs, SendArgs};
+use super::output::{self, OutputArgs};
+use crate::base::units::format_bytes;
+use crate::deploy::Interrupt;
+use crate::deploy::head::{self, Ended, Ready, Serve};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    send: SendArgs,
+    #[command(flatten)]
+    net: NetArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result {
+    let config = Serve {
+        store: global.store.clone(),
+        listen: args.send.listen(),
+        net: args.send.to_options(&args.net),
+        events: args.output.events(global),
+    };
+    let interrupt = Interrupt::listen()?;
+    let ready = |ready: &Ready| args.output.result("ready", ready, || text(ready));
+    match head::serve(&config, &interrupt, ready) {
+        Ok(Ended::Stopped(stop)) => output::stopped(stop),
+        Ok(Ended::Complete(_)) => Ok(()),
+        Err(error) => Err(args.output.failed(error.into())),
+    }
+}
+
+fn text(ready: &Ready) -> String {
+    let mut text = format!("Serving on {}", ready.head);
+    for image in &ready.images {
+        let size = format_bytes(image.bytes);
+        write!(text, "\n  {}@{}  {size}", image.name, image.serial)
+            .expect("a string takes all that is written to it");
+    }
+    if ready.images.is_empty() {
+        text.push_str("\nNothing is published yet: flashover image publish NAME");
+    }
+    let name = ready.images.first().map_or("NAME", |image| &image.name);
+    let token = match &ready.token {
+        Some(token) => token.to_string(),
+        None => "TOKEN".to_owned(),
+    };
+    write!(
+        text,
+        "\nOn a node:\n  flashover receive {name} --into DIR --token {token}"
+    )
+    .expect("a string takes all that is written to it");
+    text
+}

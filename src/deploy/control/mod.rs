@@ -1,0 +1,145 @@
+//! The control channel between a node and its head: HTTP/1.1 over TLS 1.3 with raw public keys,
+//! every request behind the join token.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/images` | the table of published bundles, JSON |
+//! | `GET /v1/images/NAME/SERIAL/manifest` | the sealed manifest; SERIAL may be `latest` |
+//! | `POST /v1/images/NAME/SERIAL/join` | [`JoinReply`]; starts the multicast if none runs |
+//! | `GET /v1/images/NAME/SERIAL/bundle` | the bundle, whole or one `Range` |
+//! | `POST /v1/report` | takes a [`Report`] of a node |
+//! | `GET /v1/status` | what the head does and knows, JSON |
+//! | `GET /metrics` | counters as Prometheus text |
+//!
+//! Names are looked up in a table of open bundles; no request ever becomes a path.
+
+mod client;
+mod range;
+mod server;
+mod tls;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::event::{Phase, Via};
+use crate::base::id::IMAGE_NAME_BYTES_MAX;
+
+pub(crate) use client::{Client, Refusal};
+pub(crate) use server::Server;
+
+/// The port of the control channel unless another is asked for.
+pub const PORT_DEFAULT: u16 = 7081;
+/// The largest body that the head takes.
+const REQUEST_BYTES_MAX: usize = 4096;
+/// The largest JSON answer that a node takes.
+const REPLY_BYTES_MAX: usize = 1 << 20;
+/// The longest host name that is kept.
+const HOST_BYTES_MAX: usize = 64;
+/// The longest cause that is kept.
+const CAUSE_BYTES_MAX: usize = 256;
+
+/// One published bundle, as the head lists it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageInfo {
+    /// The image's name.
+    pub name: String,
+    /// The publication.
+    pub serial: u64,
+    /// BLAKE3 of the bundle, hex.
+    pub root: String,
+    /// Size of the bundle.
+    pub bytes: u64,
+}
+
+/// What a node says when it joins.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct JoinRequest {
+    /// The node's id, 32 hex digits.
+    pub(crate) node: String,
+    /// Its host name, for people.
+    pub(crate) host: String,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct JoinReply {
+    /// The encoded multicast session with its secret, hex; `None` when the head does not multicast.
+    pub(crate) session: Option<String>,
+}
+
+/// What a node tells the head now and then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The node's id, 32 hex digits.
+    pub(crate) node: String,
+    /// Its host name, for people.
+    pub(crate) host: String,
+    /// The image it receives.
+    pub(crate) image: String,
+    /// The serial of it.
+    pub(crate) serial: u64,
+    /// What it does.
+    pub(crate) phase: Phase,
+    /// Bytes of the bundle it has, verified.
+    pub(crate) bytes_done: u64,
+    /// Bytes of the bundle.
+    pub(crate) bytes_total: u64,
+    /// Where they came from.
+    pub(crate) shares: Shares,
+    /// Share of the sender's packets that it lost, 0 to 1.
+    pub(crate) loss: f64,
+    /// Why it does not receive by multicast, or what else is wrong; empty when all is well.
+    pub(crate) cause: String,
+}
+
+impl Report {
+    /// The report with its texts cut and free of control characters.
+    pub(crate) fn cleaned(self) -> Self {
+        Self {
+            node: clean(&self.node, 32),
+            host: clean(&self.host, HOST_BYTES_MAX),
+            cause: clean(&self.cause, CAUSE_BYTES_MAX),
+            image: clean(&self.image, IMAGE_NAME_BYTES_MAX),
+            ..self
+        }
+    }
+}
+
+/// Where the bytes of a bundle came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Bytes that an earlier attempt had left.
+    pub resume: u64,
+    /// Bytes of the multicast.
+    pub multicast: u64,
+    /// Bytes of HTTP ranges.
+    pub http: u64,
+}
+
+impl Shares {
+    /// Adds bytes to a share.
+    pub(crate) fn add(&mut self, via: Via, bytes: u64) {
+        let share = match via {
+            Via::Resume => &mut self.resume,
+            Via::Multicast => &mut self.multicast,
+            Via::Http => &mut self.http,
+        };
+        *share = share.saturating_add(bytes);
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.resume
+            .saturating_add(self.multicast)
+            .saturating_add(self.http)
+    }
+}
+
+/// Cuts a text at `bytes_max` and replaces what a terminal could mistake for a command.
+fn clean(text: &str, bytes_max: usize) -> String {
+    let end = text.floor_char_boundary(bytes_max.min(text.len()));
+    text[..end].replace(|c: char| c.is_control(), "?")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Byte ranges: the request header, and the body that reads an open file in bounded chunks.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+
+/// Bytes read ahead of the socket, per answer.
+const CHUNK_BYTES: u64 = 256 << 10;
+
+/// What a `Range` header asks of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The whole file: there is no header, or one that we do not know and may ignore.
+    Whole,
+    /// One part.
+    Part(Range<u64>),
+    /// A part that the file does not have.
+    Unsatisfiable,
+}
+
+/// Reads a `Range` header for a file of `size` bytes. Source: RFC 9110 s14.1.2.
+///
+/// A list of ranges is ignored, which the RFC allows: the whole file is the answer.
+pub(super) fn parse(header: Option<&str>, size: u64) -> Asked {
+    let Some(spec) = header.and_then(|header| header.strip_prefix("bytes=")) else {
+        return Asked::Whole;
+    };
+    let Some((first, last)) = spec.split_once('-') else {
+        return Asked::Whole;
+    };
+    let range = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
+        (Some(first), None) if last.is_empty() => first..size,
+        (None, Some(suffix)) if first.is_empty() => size.saturating_sub(suffix)..size,
+        _ => return Asked::Whole,
+    };
+    if range.is_empty() {
+        Asked::Unsatisfiable
+    } else {
+        Asked::Part(range)
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok())?
+}
+
+/// A part of a file as an HTTP body: one chunk is in memory at a time.
+pub(super) struct RangeBody {
+    file: Arc<File>,
+    rest: Range<u64>,
+    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// Held as long as the answer lasts; bounds how many there are.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl RangeBody {
+    /// Starts at the front of `range`, which must lie in the file.
+    pub(super) fn new(file: Arc<File>, range: Range<u64>, permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            file,
+            rest: range,
+            reading: None,
+            _permit: permit,
+        }
+    }
+}
+
+impl Body for RangeBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let len = CHUNK_BYTES.min(self.rest.end - self.rest.start);
+        let (file, start) = (Arc::clone(&self.file), self.rest.start);
+        let reading = self
+            .reading
+            .get_or_insert_with(|| tokio::task::spawn_blocking(move || read(&file, start, len)));
+        let chunk = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other);
+        self.reading = None;
+        self.rest.start += len;
+        Poll::Ready(Some(chunk.flatten().map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.end.saturating_sub(self.rest.start))
+    }
+}
+
+fn read(file: &File, start: u64, len: u64) -> io::Result<Bytes> {
+    let mut chunk = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_exact_at(&mut chunk, start)?;
+    Ok(chunk.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_mean_what_the_rfc_says() {
+        for (header, asked) in [
+            (None, Asked::Whole),
+            (Some("bytes=0-0"), Asked::Part(0..1)),
+            (Some("bytes=0-99"), Asked::Part(0..100)),
+            (Some("bytes=0-100"), Asked::Part(0..100)),
+            (Some("bytes=99-"), Asked::Part(99..100)),
+            (Some("bytes=100-"), Asked::Unsatisfiable),
+            (Some("bytes=-1"), Asked::Part(99..100)),
+            (Some("bytes=-500"), Asked::Part(0..100)),
+            (Some("bytes=-0"), Asked::Unsatisfiable),
+            (Some("bytes=5-18446744073709551615"), Asked::Part(5..100)),
+            (Some("bytes=5-18446744073709551616"), Asked::Whole),
+            (Some("bytes=5-4"), Asked::Whole),
+            (Some("bytes=0-1,5-6"), Asked::Whole),
+            (Some("bytes=+1-2"), Asked::Whole),
+            (Some("bytes=-"), Asked::Whole),
+            (Some("lines=1-2"), Asked::Whole),
+        ] {
+            assert_eq!(parse(header, 100), asked, "{header:?}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The control channel over real sockets of the loopback interface.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::base::counter::Counters;
+use crate::base::event::Events;
+use crate::base::{PieceIndex, Serial};
+use crate::deploy::casts::Casts;
+use crate::deploy::catalog::Catalog;
+use crate::deploy::hub::{Gate, Hub, Published};
+use crate::deploy::plain;
+use crate::deploy::token::{Fingerprint, Secret, Token};
+use crate::image::sign;
+
+const BYTES: usize = 300_000;
+
+fn sample() -> Vec<u8> {
+    (0..BYTES).map(|at| (at * 13 + at / 256) as u8).collect()
+}
+
+struct Head {
+    server: Server,
+    token: Token,
+    hub: Arc<Hub>,
+}
+
+fn head() -> Head {
+    let token = Token::rooted().unwrap();
+    let seed = token.head_seed().unwrap().unwrap();
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&sample(), 0).unwrap();
+    let name = "thing".parse().unwrap();
+    let manifest = plain::describe(&file, name, &Events::ignore()).unwrap();
+    let sealed = sign::seal(&manifest, &sign::SigningKey::from_seed(seed));
+    let catalog = Catalog::default();
+    catalog.insert(Arc::new(Published {
+        manifest: Arc::new(manifest),
+        sealed: sealed.into(),
+        bundle: Arc::new(file),
+    }));
+    let hub = Arc::new(Hub::new(
+        catalog,
+        Gate::Only(token.secret),
+        Casts::none(),
+        Arc::new(Counters::default()),
+        Events::ignore(),
+    ));
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = Server::start(listen, &seed, Arc::clone(&hub)).unwrap();
+    Head { server, token, hub }
+}
+
+fn client(head: &Head, token: &Token) -> Client {
+    Client::new(head.server.local(), token).unwrap()
+}
+
+fn report(phase: Phase, host: &str) -> Report {
+    Report {
+        node: "00".repeat(16),
+        host: host.to_owned(),
+        image: "thing".to_owned(),
+        serial: 1,
+        phase,
+        bytes_done: 5,
+        bytes_total: 10,
+        shares: Shares::default(),
+        loss: 0.25,
+        cause: String::new(),
+    }
+}
+
+#[test]
+fn a_node_gets_manifest_ranges_and_status_over_one_connection() {
+    let head = head();
+    let mut client = client(&head, &head.token);
+    let images = client.images().unwrap();
+    assert_eq!((images[0].name.as_str(), images[0].serial), ("thing", 1));
+    let sealed = client.manifest("thing", None).unwrap();
+    let key = sign::PublicKey::from_bytes(client.head_key().unwrap());
+    assert_eq!(Fingerprint::of(key.as_bytes()), head.token.head);
+    let manifest = sign::open(&sealed, &key).unwrap();
+    let last = manifest.geometry.range(PieceIndex::new(0));
+    for range in [0..1, 7..200_000, last] {
+        let bytes = client.range("thing", Serial(1), range.clone()).unwrap();
+        assert_eq!(bytes, sample()[range.start as usize..range.end as usize]);
+    }
+    let join = JoinRequest {
+        node: "00".repeat(16),
+        host: "n1".to_owned(),
+    };
+    let reply = client.join("thing", Serial(1), &join).unwrap();
+    assert_eq!(reply.session, None);
+}
+
+#[test]
+fn reports_reach_status_and_metrics_without_control_characters() {
+    let head = head();
+    let mut client = client(&head, &head.token);
+    client
+        .report(&report(Phase::Receiving, "n\u{1b}[2J1"))
+        .unwrap();
+    assert_eq!(head.hub.nodes_done(), 0);
+    client.report(&report(Phase::Done, "n\u{1b}[2J1")).unwrap();
+    assert_eq!(head.hub.nodes_done(), 1);
+    let status = head.hub.status();
+    assert_eq!(status["nodes"][0]["host"], "n?[2J1");
+    assert!(head.hub.metrics().contains("flashover_nodes_done 1\n"));
+}
+
+#[test]
+fn a_wrong_secret_is_refused() {
+    let head = head();
+    let token = Token {
+        secret: Secret::random().unwrap(),
+        ..head.token
+    };
+    let refusal = client(&head, &token).images().unwrap_err();
+    assert!(matches!(refusal, Refusal::BadToken), "{refusal}");
+}
+
+#[test]
+fn another_head_is_refused_before_the_secret_is_shown() {
+    let head = head();
+    let token = Token {
+        head: Fingerprint::of(&[9; 32]),
+        ..head.token
+    };
+    let refusal = client(&head, &token).images().unwrap_err();
+    assert!(matches!(refusal, Refusal::NotTheHead(_)), "{refusal}");
+}
+
+#[test]
+fn what_is_not_in_the_table_does_not_exist() {
+    let head = head();
+    let mut client = client(&head, &head.token);
+    for (name, serial) in [
+        ("other", None),
+        ("thing", Some(Serial(2))),
+        ("..%2f..%2fetc%2fpasswd", None),
+    ] {
+        let refusal = client.manifest(name, serial).unwrap_err();
+        assert!(matches!(refusal, Refusal::NotFound(_)), "{name}: {refusal}");
+    }
+    assert!(client.manifest("thing", Some(Serial(1))).is_ok());
+}
+
+#[test]
+fn ranges_past_the_end_and_large_bodies_are_refused() {
+    let head = head();
+    let mut client = client(&head, &head.token);
+    let end = BYTES as u64;
+    let refusal = client.range("thing", Serial(1), end..end + 1).unwrap_err();
+    assert!(refusal.to_string().contains("416"), "{refusal}");
+    let join = JoinRequest {
+        node: "0".repeat(REQUEST_BYTES_MAX),
+        host: String::new(),
+    };
+    let refusal = client.join("thing", Serial(1), &join).unwrap_err();
+    assert!(refusal.to_string().contains("413"), "{refusal}");
+    assert!(client.images().is_ok());
+}
+
+#[test]
+fn a_head_that_is_gone_is_named_and_one_that_returns_is_used() {
+    let first = head();
+    let mut client = client(&first, &first.token);
+    client.images().unwrap();
+    let (address, hub) = (first.server.local(), Arc::clone(&first.hub));
+    drop(first.server);
+    let refusal = client.images().unwrap_err();
+    assert!(refusal.is_passing(), "{refusal}");
+    let seed = first.token.head_seed().unwrap().unwrap();
+    let _again = Server::start(address, &seed, hub).unwrap();
+    client.images().unwrap();
+}
+
+#[test]
+fn strangers_that_send_nothing_or_nonsense_do_not_stop_others() {
+    let head = head();
+    let address = head.server.local();
+    let silent: Vec<TcpStream> = (0..20)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let mut rude = TcpStream::connect(address).unwrap();
+    rude.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    rude.write_all(b"GET /v1/images HTTP/1.1\r\nHost: head\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    // The server ends the connection; a TLS alert may come first, never an HTTP answer.
+    let _ended = rude.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"));
+    client(&head, &head.token).images().unwrap();
+    drop(silent);
+}

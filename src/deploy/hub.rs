@@ -1,0 +1,262 @@
+//! What the head's threads share: the table of published bundles, who may ask, which multicasts
+//! run, and what the nodes said.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::casts::{CastStatus, Casts};
+use super::catalog::Catalog;
+use super::control::{ImageInfo, JoinReply, JoinRequest, Report};
+use super::error::Result;
+use super::token::{Secret, Tokens};
+use crate::base::Serial;
+use crate::base::counter::Counters;
+use crate::base::event::{Event, Events, Phase};
+use crate::image::Manifest;
+use crate::monitor;
+
+/// The most nodes that are remembered; the one silent the longest makes room.
+const NODES_MAX: usize = 20_000;
+
+/// One bundle, open for as long as it is in the table.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// What is in it.
+    pub(crate) manifest: Arc<Manifest>,
+    /// The signed manifest as it travels.
+    pub(crate) sealed: bytes::Bytes,
+    /// The bundle, open for reading.
+    pub(crate) bundle: Arc<File>,
+}
+
+/// Who may ask.
+#[derive(Debug)]
+pub(crate) enum Gate {
+    /// Whoever shows a token of a store.
+    Tokens(Tokens),
+    /// Whoever shows this one.
+    Only(Secret),
+}
+
+/// See the module. Every lock is held for a few instructions only.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    catalog: Catalog,
+    gate: Gate,
+    casts: Casts,
+    nodes: Mutex<BTreeMap<String, Node>>,
+    counters: Arc<Counters>,
+    events: Events,
+    started: Instant,
+    http_bytes: AtomicU64,
+    http_ranges: AtomicU64,
+}
+
+/// What the head knows of a node.
+#[derive(Debug)]
+struct Node {
+    report: Report,
+    heard: Instant,
+}
+
+/// A node, as `GET /v1/status` shows it.
+#[derive(Debug, Serialize)]
+struct NodeStatus<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    /// Seconds since it was heard.
+    age_s: f64,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        catalog: Catalog,
+        gate: Gate,
+        casts: Casts,
+        counters: Arc<Counters>,
+        events: Events,
+    ) -> Self {
+        Self {
+            catalog,
+            gate,
+            casts,
+            nodes: Mutex::default(),
+            counters,
+            events,
+            started: Instant::now(),
+            http_bytes: AtomicU64::new(0),
+            http_ranges: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a secret opens the gate.
+    pub(crate) fn admits(&self, secret: &Secret) -> bool {
+        match &self.gate {
+            Gate::Only(only) => only.hash() == secret.hash(),
+            Gate::Tokens(tokens) => tokens.admits(secret).unwrap_or_else(|error| {
+                tracing::error!(%error, "Tokens cannot be read: nobody is admitted");
+                false
+            }),
+        }
+    }
+
+    /// The table of bundles.
+    pub(crate) fn images(&self) -> Vec<ImageInfo> {
+        self.catalog.list()
+    }
+
+    /// A bundle by name and serial; the newest without a serial.
+    pub(crate) fn find(&self, name: &str, serial: Option<u64>) -> Option<Arc<Published>> {
+        self.catalog.find(name, serial.map(Serial))
+    }
+
+    /// Looks for new publications; tells whether the table has changed.
+    pub(crate) fn rescan(&self) -> bool {
+        self.catalog.rescan(&self.events).unwrap_or_else(|error| {
+            tracing::warn!(%error, "The store cannot be listed");
+            false
+        })
+    }
+
+    /// Lets a node join the multicast of a bundle, which starts if it does not run.
+    ///
+    /// # Errors
+    /// If the multicast cannot start.
+    pub(crate) fn join(
+        &self,
+        published: &Arc<Published>,
+        request: &JoinRequest,
+    ) -> Result<JoinReply> {
+        tracing::info!(node = request.node, host = request.host, "A node joins");
+        let session = self.casts.join(published)?;
+        Ok(JoinReply {
+            session: session.map(|bytes| super::hex(&bytes)),
+        })
+    }
+
+    /// Remembers what a node said.
+    pub(crate) fn take_report(&self, report: Report) {
+        let report = report.cleaned();
+        self.events.raise(Event::Node {
+            node: report.host.clone(),
+            pieces_missing: self.pieces_missing(&report),
+            loss: report.loss,
+        });
+        let mut nodes = self.nodes();
+        if let Some(before) = nodes.get(&report.node)
+            && before.report.cause != report.cause
+            && !report.cause.is_empty()
+        {
+            self.events
+                .warn(format!("{}: {}", report.host, report.cause));
+        }
+        if nodes.len() >= NODES_MAX && !nodes.contains_key(&report.node) {
+            let oldest = nodes.iter().min_by_key(|(_, node)| node.heard);
+            if let Some(id) = oldest.map(|(id, _)| id.clone()) {
+                nodes.remove(&id);
+            }
+        }
+        let heard = Instant::now();
+        nodes.insert(report.node.clone(), Node { report, heard });
+    }
+
+    fn pieces_missing(&self, report: &Report) -> u64 {
+        let piece_size = self
+            .find(&report.image, Some(report.serial))
+            .map_or(1, |published| published.manifest.geometry.piece_size());
+        report
+            .bytes_total
+            .saturating_sub(report.bytes_done)
+            .div_ceil(piece_size as u64)
+    }
+
+    /// How many nodes said that they are done.
+    pub(crate) fn nodes_done(&self) -> usize {
+        let nodes = self.nodes();
+        let done = |node: &&Node| node.report.phase == Phase::Done;
+        nodes.values().filter(done).count()
+    }
+
+    /// Counts a byte range that is being sent.
+    pub(crate) fn served_range(&self, bytes: u64) {
+        self.http_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.http_ranges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All that the head knows, as one document.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let nodes = self.nodes();
+        let nodes: Vec<NodeStatus<'_>> = nodes
+            .values()
+            .map(|node| NodeStatus {
+                report: &node.report,
+                age_s: node.heard.elapsed().as_secs_f64(),
+            })
+            .collect();
+        let casts: Vec<CastStatus> = self.casts.status();
+        let counters: BTreeMap<&str, u64> = self.counters.iter().collect();
+        serde_json::json!({
+            "v": 1,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": self.started.elapsed().as_secs_f64(),
+            "images": self.images(),
+            "sessions": casts,
+            "nodes": nodes,
+            "http": {
+                "ranges": self.http_ranges.load(Ordering::Relaxed),
+                "bytes": self.http_bytes.load(Ordering::Relaxed),
+            },
+            "counters": counters,
+        })
+    }
+
+    /// Counters and gauges as Prometheus text.
+    pub(crate) fn metrics(&self) -> String {
+        #[expect(clippy::cast_precision_loss, reason = "Prometheus values are doubles")]
+        let sample = |name, help, kind, value: usize| monitor::Sample {
+            name,
+            help,
+            kind,
+            value: value as f64,
+        };
+        let load = |counter: &AtomicU64| {
+            usize::try_from(counter.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+        };
+        let nodes = self.nodes().len();
+        let sessions = self.casts.status().len();
+        let samples = [
+            sample(
+                "http_bytes_out_total",
+                "Bytes of ranges sent",
+                "counter",
+                load(&self.http_bytes),
+            ),
+            sample(
+                "http_ranges_total",
+                "Byte ranges sent",
+                "counter",
+                load(&self.http_ranges),
+            ),
+            sample("nodes", "Nodes that reported", "gauge", nodes),
+            sample(
+                "nodes_done",
+                "Nodes that are done",
+                "gauge",
+                self.nodes_done(),
+            ),
+            sample("sessions", "Multicasts that run", "gauge", sessions),
+        ];
+        monitor::prometheus(&self.counters, &samples)
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Node>> {
+        self.nodes
+            .lock()
+            .unwrap_or_else(|broken| broken.into_inner())
+    }
+}

@@ -1,0 +1,185 @@
+//! Where and how a job uses the network: what the user asked for, and what this machine has.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::error::{Error, Kind, OrKind as _, Result};
+use crate::engine::Interface;
+use crate::engine::net::interface::Family;
+use crate::multicast::announce::{ANNOUNCE_GROUP, ANNOUNCE_PORT};
+use crate::multicast::wire::DATA_OVERHEAD;
+
+pub use crate::engine::Backend;
+
+/// The port of the groups unless another is asked for.
+pub const GROUP_PORT_DEFAULT: u16 = 7080;
+/// IPv4 and UDP headers.
+const IP_UDP_BYTES: u32 = 28;
+/// Symbols are a multiple of this size, so that blocks stay aligned.
+const SYMBOL_STEP: u32 = 64;
+/// The largest symbol that is chosen unasked.
+const SYMBOL_BYTES_MAX: u32 = 8192;
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct NetOptions {
+    /// The interface: its name, index or address; `None` chooses.
+    pub interface: Option<String>,
+    /// The group of the data; `None` derives one of 239.255/16 from the session.
+    pub group: Option<Ipv4Addr>,
+    /// The port of the group.
+    pub port: u16,
+    /// How many networks multicast may cross; 1 is the own network.
+    pub ttl: u8,
+    /// The most bytes per second that are sent.
+    pub rate_bytes_per_s_max: Option<u64>,
+    /// Bytes of payload per datagram; `None` follows the interface's MTU.
+    pub symbol_size: Option<u16>,
+    /// How to ask the kernel.
+    pub backend: Backend,
+}
+
+impl Default for NetOptions {
+    fn default() -> Self {
+        Self {
+            interface: None,
+            group: None,
+            port: GROUP_PORT_DEFAULT,
+            ttl: 1,
+            rate_bytes_per_s_max: None,
+            symbol_size: None,
+            backend: Backend::Auto,
+        }
+    }
+}
+
+impl NetOptions {
+    /// Finds the interface.
+    ///
+    /// # Errors
+    /// If there is none, or the user must say which.
+    pub(crate) fn interface(&self) -> Result<Interface> {
+        let found = match &self.interface {
+            Some(name) => Interface::find(name),
+            None => Interface::pick_default(Family::V4),
+        };
+        found.map_err(|error| {
+            Error::new(Kind::Precondition, error).hint("name one: --interface NAME; see `ip link`")
+        })
+    }
+
+    /// The interface towards `head`: the named one, or the one that routing would use.
+    ///
+    /// # Errors
+    /// As [`NetOptions::interface`].
+    pub(crate) fn interface_towards(&self, head: IpAddr) -> Result<Interface> {
+        if self.interface.is_none()
+            && let Ok(local) = local_address_towards(head)
+            && let Ok(found) = Interface::find(&local.to_string())
+        {
+            return Ok(found);
+        }
+        self.interface()
+    }
+
+    /// Bytes of payload per datagram on `interface`.
+    ///
+    /// # Errors
+    /// If the user's choice, or the MTU, leaves no room for a symbol.
+    pub(crate) fn symbol_size(&self, interface: &Interface) -> Result<u16> {
+        let overhead = IP_UDP_BYTES + u32::try_from(DATA_OVERHEAD).or_kind(Kind::Internal)?;
+        let room = interface.mtu.saturating_sub(overhead);
+        let largest = (room / SYMBOL_STEP * SYMBOL_STEP).min(SYMBOL_BYTES_MAX);
+        let size = match self.symbol_size {
+            None => largest,
+            Some(asked) if u32::from(asked) <= room && asked > 0 => u32::from(asked),
+            Some(asked) => {
+                let text = format!(
+                    "A symbol of {asked} bytes does not fit the MTU of {interface}, at most {room} do"
+                );
+                return Err(Error::text(Kind::Usage, text));
+            }
+        };
+        match u16::try_from(size) {
+            Ok(size) if size > 0 => Ok(size),
+            _ => Err(Error::text(
+                Kind::Precondition,
+                format!("The MTU of {interface} is too small"),
+            )),
+        }
+    }
+
+    /// The group of a session: the asked one, or one that follows from the session's id.
+    pub(crate) fn group(&self, tsi: u32) -> SocketAddr {
+        let [_, _, high, low] = tsi.to_be_bytes();
+        // The last octet is never 0 or 255, and the announcements keep their group.
+        let derived = Ipv4Addr::new(239, 255, high, low.clamp(1, 254));
+        let derived = if derived == ANNOUNCE_GROUP {
+            Ipv4Addr::new(239, 255, high, 1)
+        } else {
+            derived
+        };
+        SocketAddr::new(self.group.unwrap_or(derived).into(), self.port)
+    }
+}
+
+/// Where heads announce what they have.
+pub(crate) const fn announcements() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(ANNOUNCE_GROUP), ANNOUNCE_PORT)
+}
+
+/// The own address that routing would use towards `head`; nothing is sent.
+fn local_address_towards(head: IpAddr) -> std::io::Result<IpAddr> {
+    let any = crate::engine::net::any_address(head, 0);
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect((head, 9))?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// This machine's host name, for people.
+pub(crate) fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(mtu: u32) -> Interface {
+        Interface {
+            name: "eth0".to_owned(),
+            index: 2,
+            addresses: Vec::new(),
+            mtu,
+            up: true,
+            multicast: true,
+            loopback: false,
+        }
+    }
+
+    #[test]
+    fn symbols_follow_the_mtu() {
+        let options = NetOptions::default();
+        for (mtu, size) in [(1500, 1408), (9000, 8192), (65536, 8192), (576, 448)] {
+            assert_eq!(options.symbol_size(&interface(mtu)).unwrap(), size);
+        }
+        assert!(options.symbol_size(&interface(100)).is_err());
+        let asked = |symbol_size| NetOptions {
+            symbol_size: Some(symbol_size),
+            ..NetOptions::default()
+        };
+        assert_eq!(asked(1424).symbol_size(&interface(1500)).unwrap(), 1424);
+        let error = asked(1425).symbol_size(&interface(1500)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn groups_are_local_and_never_that_of_the_announcements() {
+        let options = NetOptions::default();
+        assert_eq!(options.group(0x0102_0304).to_string(), "239.255.3.4:7080");
+        assert_eq!(options.group(0).to_string(), "239.255.0.1:7080");
+        let [_, _, high, low] = ANNOUNCE_GROUP.octets();
+        let taken = u32::from_be_bytes([9, 9, high, low]);
+        assert_ne!(options.group(taken).ip(), IpAddr::V4(ANNOUNCE_GROUP));
+    }
+}

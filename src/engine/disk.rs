@@ -1,0 +1,188 @@
+//! Disk operations as a whole: short reads and writes are continued until all bytes are moved.
+//!
+//! Both backends share [`Run`]: it says what to do next and judges what came of it.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::limits::DISK_RETRIES_MAX;
+use crate::machine::{DiskDone, DiskError, DiskKind, DiskOp};
+
+/// A disk operation on its way.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) op: DiskOp,
+    done: usize,
+    retries: u32,
+}
+
+/// What follows a step of a [`Run`].
+pub(super) enum Step {
+    /// Bytes are left to move.
+    Again(Run),
+    /// It ended.
+    Done(DiskDone),
+}
+
+impl Run {
+    /// Starts an operation; one without bytes ends at once.
+    pub(super) fn start(op: DiskOp) -> Step {
+        assert!(op.len <= op.block.len(), "a machine stays in its block");
+        let run = Self {
+            op,
+            done: 0,
+            retries: 0,
+        };
+        run.judge()
+    }
+
+    /// The bytes of the block that are left to move.
+    pub(super) fn rest(&self) -> std::ops::Range<usize> {
+        self.done..self.op.len
+    }
+
+    /// Where in the file they go or come from.
+    pub(super) fn offset(&self) -> u64 {
+        // A file offset past 2^63 fails in the kernel, so saturation cannot hit a valid place.
+        self.op.offset.saturating_add(self.done as u64)
+    }
+
+    /// Takes the result of moving some of the rest: bytes, or an `errno`.
+    pub(super) fn advance(mut self, result: Result<usize, i32>) -> Step {
+        match result {
+            Ok(0) => {
+                let error = match self.op.kind {
+                    DiskKind::Read => DiskError::Short,
+                    DiskKind::Write => DiskError::Errno(libc::EIO),
+                };
+                Step::Done(self.end(Err(error)))
+            }
+            Ok(count) => {
+                self.done += count;
+                assert!(self.done <= self.op.len, "no more is moved than was asked");
+                self.judge()
+            }
+            Err(libc::EINTR | libc::EAGAIN) if self.retries < DISK_RETRIES_MAX => {
+                self.retries += 1;
+                Step::Again(self)
+            }
+            Err(errno) => Step::Done(self.end(Err(disk_error(errno)))),
+        }
+    }
+
+    fn judge(self) -> Step {
+        if self.done == self.op.len {
+            Step::Done(self.end(Ok(())))
+        } else {
+            Step::Again(self)
+        }
+    }
+
+    fn end(self, result: Result<(), DiskError>) -> DiskDone {
+        DiskDone {
+            tag: self.op.tag,
+            kind: self.op.kind,
+            block: self.op.block,
+            result,
+        }
+    }
+}
+
+/// Does an operation with plain system calls, on this thread.
+pub(super) fn perform(file: &File, op: DiskOp) -> DiskDone {
+    let mut step = Run::start(op);
+    loop {
+        match step {
+            Step::Done(done) => return done,
+            Step::Again(mut run) => {
+                let (rest, offset) = (run.rest(), run.offset());
+                let result = match run.op.kind {
+                    DiskKind::Read => file.read_at(&mut run.op.block[rest], offset),
+                    DiskKind::Write => file.write_at(&run.op.block[rest], offset),
+                };
+                step = run.advance(result.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)));
+            }
+        }
+    }
+}
+
+/// Sorts an `errno` into what a machine can act on.
+fn disk_error(errno: i32) -> DiskError {
+    match errno {
+        libc::ENOSPC | libc::EDQUOT => DiskError::Full,
+        other => DiskError::Errno(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Block;
+    use crate::machine::FileId;
+
+    fn op(kind: DiskKind, len: usize) -> DiskOp {
+        DiskOp {
+            tag: 7,
+            kind,
+            file: FileId(0),
+            offset: 100,
+            len,
+            block: Block::new(vec![0_u8; 64]),
+        }
+    }
+
+    fn again(step: Step) -> Run {
+        match step {
+            Step::Again(run) => run,
+            Step::Done(done) => panic!("ended: {done:?}"),
+        }
+    }
+
+    fn done(step: Step) -> Result<(), DiskError> {
+        match step {
+            Step::Again(run) => panic!("goes on: {run:?}"),
+            Step::Done(done) => done.result,
+        }
+    }
+
+    #[test]
+    fn a_short_move_is_continued_where_it_stopped() {
+        let run = again(Run::start(op(DiskKind::Write, 10)));
+        assert_eq!((run.rest(), run.offset()), (0..10, 100));
+        let run = again(run.advance(Ok(4)));
+        assert_eq!((run.rest(), run.offset()), (4..10, 104));
+        assert_eq!(done(run.advance(Ok(6))), Ok(()));
+        assert_eq!(done(Run::start(op(DiskKind::Read, 0))), Ok(()));
+    }
+
+    #[test]
+    fn the_end_of_the_file_and_errors_are_told_apart() {
+        let end = |kind, result| done(again(Run::start(op(kind, 10))).advance(result));
+        assert_eq!(end(DiskKind::Read, Ok(0)), Err(DiskError::Short));
+        assert_eq!(
+            end(DiskKind::Write, Ok(0)),
+            Err(DiskError::Errno(libc::EIO))
+        );
+        assert_eq!(
+            end(DiskKind::Write, Err(libc::ENOSPC)),
+            Err(DiskError::Full)
+        );
+        assert_eq!(
+            end(DiskKind::Write, Err(libc::EDQUOT)),
+            Err(DiskError::Full)
+        );
+        let errno = Err(DiskError::Errno(libc::EBADF));
+        assert_eq!(end(DiskKind::Read, Err(libc::EBADF)), errno);
+    }
+
+    #[test]
+    fn interruptions_are_retried_so_often_and_no_more() {
+        let mut run = again(Run::start(op(DiskKind::Read, 10)));
+        for _ in 0..DISK_RETRIES_MAX {
+            run = again(run.advance(Err(libc::EINTR)));
+        }
+        let errno = Err(DiskError::Errno(libc::EINTR));
+        assert_eq!(done(run.advance(Err(libc::EINTR))), errno);
+    }
+}

@@ -1,0 +1,293 @@
+//! The backend of the ring: standing receives, batches of sends and disk operations, one entry into
+//! the kernel per turn.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::burst::Burst;
+use super::channels::Channels;
+use super::{Arrival, Io};
+use crate::base::{Blocks, Counter};
+use crate::engine::disk::{Run, Step};
+use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::limits::{
+    DATAGRAM_BYTES_MAX, DISK_IN_FLIGHT_MAX, RECEIVE_FAILURES_MAX, SEND_SLOT_BYTES, SEND_SLOTS,
+};
+use crate::engine::mailbox;
+use crate::engine::net::sys::OutMessage;
+use crate::engine::pool::Arena;
+use crate::engine::ring::{Buffer, Completion, Ring};
+use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, Transmit};
+
+pub(super) struct Uring {
+    ring: Ring,
+    channels: Channels,
+    files: Vec<File>,
+    wake: Option<OwnedFd>,
+    /// Where staging slots come from.
+    staging: Arena,
+    /// Free staging slots.
+    slots: Vec<OutMessage>,
+    /// Bursts for the next entry.
+    outbox: Vec<Burst>,
+    /// How many bursts the kernel has.
+    sends_in_flight: usize,
+    /// Sockets without a standing order to receive.
+    deaf: Vec<Channel>,
+    /// Whether the order to be woken is to be given.
+    wake_due: bool,
+    /// Disk operations that the kernel does not have yet.
+    waiting: VecDeque<Run>,
+    /// How many it has.
+    disk_in_flight: usize,
+    /// Those that ended without it.
+    done: VecDeque<DiskDone>,
+    /// The buffer whose message the loop was given last.
+    lent: Option<Buffer>,
+    /// Whether something was received since the last entry.
+    received: bool,
+    receive_failures: u32,
+}
+
+impl Uring {
+    pub(super) fn new(ring: Ring, channels: Channels, files: Vec<File>) -> Result<Self> {
+        Ok(Self {
+            ring,
+            channels,
+            files,
+            wake: None,
+            staging: Arena::new(SEND_SLOT_BYTES, SEND_SLOTS)?,
+            slots: Vec::with_capacity(SEND_SLOTS),
+            outbox: Vec::with_capacity(SEND_SLOTS),
+            sends_in_flight: 0,
+            deaf: Vec::new(),
+            wake_due: false,
+            waiting: VecDeque::new(),
+            disk_in_flight: 0,
+            done: VecDeque::new(),
+            lent: None,
+            received: false,
+            receive_failures: 0,
+        })
+    }
+
+    /// Hands the kernel everything that is ready for it.
+    fn push_all(&mut self) -> Result<()> {
+        if self.wake_due {
+            let wake = self.wake.as_ref().expect("a run has started");
+            self.ring.wake(wake.as_fd())?;
+            self.wake_due = false;
+        }
+        while let Some(channel) = self.deaf.pop() {
+            self.ring.receive(self.channels.fd(channel), channel)?;
+        }
+        self.push_transfers()
+    }
+
+    fn push_transfers(&mut self) -> Result<()> {
+        if !self.outbox.is_empty() {
+            self.channels.entered(Counter::KernelEntriesOut);
+        }
+        for mut burst in self.outbox.drain(..) {
+            let channel = burst.transmit().channel;
+            burst.aim(self.channels.gso(channel));
+            self.sends_in_flight += 1;
+            self.ring.send(self.channels.fd(channel), burst)?;
+        }
+        while self.disk_in_flight < DISK_IN_FLIGHT_MAX {
+            let Some(run) = self.waiting.pop_front() else {
+                break;
+            };
+            let file = &self.files[usize::from(run.op.file.0)];
+            self.disk_in_flight += 1;
+            self.ring.disk(file.as_fd(), run)?;
+        }
+        Ok(())
+    }
+
+    fn disk_step(&mut self, step: Step) {
+        match step {
+            Step::Again(run) => self.waiting.push_back(run),
+            Step::Done(done) => self.done.push_back(done),
+        }
+    }
+
+    /// Takes completions until one is a message; gives it.
+    fn take(&mut self) -> Result<Option<(Channel, Buffer, usize)>> {
+        while let Some(completion) = self.ring.complete() {
+            match completion {
+                Completion::Sent(mut burst, result) => {
+                    self.sends_in_flight -= 1;
+                    self.channels.sent(&mut burst, result);
+                    if burst.is_done() {
+                        self.slots.push(burst.into_message());
+                    } else {
+                        self.outbox.push(burst);
+                    }
+                }
+                Completion::Disk(run, result) => {
+                    self.disk_in_flight -= 1;
+                    self.disk_step(run.advance(result));
+                    // The loop wants results in the order of their ends.
+                    if !self.done.is_empty() {
+                        return Ok(None);
+                    }
+                }
+                Completion::Received {
+                    channel,
+                    result,
+                    more,
+                } => {
+                    if !more {
+                        self.deaf.push(channel);
+                    }
+                    match result {
+                        Ok((buffer, len)) => {
+                            self.receive_failures = 0;
+                            return Ok(Some((channel, buffer, len)));
+                        }
+                        Err(errno) => self.judge_failure(errno)?,
+                    }
+                }
+                Completion::Woken => {
+                    let wake = self.wake.as_ref().expect("a run has started");
+                    mailbox::clear(wake.as_fd());
+                    self.wake_due = true;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Running out of buffers is usual under load, and the order is given again.
+    fn judge_failure(&mut self, errno: i32) -> Result<()> {
+        if matches!(errno, libc::ENOBUFS | libc::EAGAIN | libc::EINTR) {
+            return Ok(());
+        }
+        self.receive_failures += 1;
+        if self.receive_failures > RECEIVE_FAILURES_MAX {
+            let e = std::io::Error::from_raw_os_error(errno);
+            return Err(Error::os(ErrorKind::Socket, "A socket keeps failing", e));
+        }
+        Ok(())
+    }
+
+    fn recycle(&mut self) {
+        if let Some(buffer) = self.lent.take() {
+            self.ring.recycle(buffer);
+        }
+    }
+
+    fn transfers_are_over(&self) -> bool {
+        let waiting = self.outbox.len() + self.waiting.len();
+        self.sends_in_flight + self.disk_in_flight + waiting == 0
+    }
+}
+
+impl Io for Uring {
+    fn start(&mut self, wake: BorrowedFd<'_>) -> Result<()> {
+        let failed = |e| Error::os(ErrorKind::Wait, "Cannot duplicate a descriptor", e);
+        self.wake = Some(wake.try_clone_to_owned().map_err(failed)?);
+        self.wake_due = true;
+        self.deaf = self.channels.all().collect();
+        let free = std::iter::from_fn(|| self.staging.take());
+        self.slots.extend(free.map(OutMessage::new));
+        Ok(())
+    }
+
+    fn slot(&mut self) -> Option<&mut [u8]> {
+        let slot = self.slots.last_mut()?.slot_mut();
+        Some(&mut slot[..DATAGRAM_BYTES_MAX])
+    }
+
+    fn send(&mut self, transmit: Transmit) {
+        let message = self.slots.pop().expect("the loop got the slot just now");
+        self.outbox.push(Burst::new(message, transmit));
+    }
+
+    fn disk(&mut self, op: DiskOp) {
+        self.disk_step(Run::start(op));
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<()> {
+        self.recycle();
+        if std::mem::take(&mut self.received) {
+            self.channels.entered(Counter::KernelEntriesIn);
+        }
+        self.push_all()?;
+        let timeout = if self.done.is_empty() {
+            timeout
+        } else {
+            Duration::ZERO
+        };
+        self.ring.enter(timeout)
+    }
+
+    fn next(&mut self) -> Result<Option<Arrival<'_>>> {
+        self.recycle();
+        let (channel, buffer, len) = loop {
+            if let Some(done) = self.done.pop_front() {
+                return Ok(Some(Arrival::Disk(done)));
+            }
+            match self.take()? {
+                Some((channel, buffer, len)) => {
+                    self.received = true;
+                    let is_empty = self
+                        .ring
+                        .message(&buffer, len)
+                        .is_none_or(|message| message.bytes.is_empty());
+                    if !is_empty {
+                        break (channel, buffer, len);
+                    }
+                    self.channels.received(channel, 0, Default::default());
+                    self.ring.recycle(buffer);
+                }
+                None if self.done.is_empty() => return Ok(None),
+                None => {}
+            }
+        };
+        let message = self
+            .ring
+            .message(self.lent.insert(buffer), len)
+            .expect("it was read in the line above the break");
+        let (segment_size, dropped_total) =
+            self.channels
+                .received(channel, message.bytes.len(), message.controls);
+        Ok(Some(Arrival::Datagrams(Datagrams {
+            channel,
+            from: message.from,
+            bytes: message.bytes,
+            segment_size,
+            dropped_total,
+        })))
+    }
+
+    fn finish(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        self.recycle();
+        self.waiting.clear();
+        // Sends and disk operations on their way may end; errors end the waiting, and the ring's
+        // own end takes care of what is left.
+        while self.push_transfers().is_ok() && !self.transfers_are_over() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.ring.enter(left).is_err() {
+                break;
+            }
+            while let Ok(Some((_, buffer, _))) = self.take() {
+                self.ring.recycle(buffer);
+            }
+            self.done.clear();
+        }
+        if self.ring.quiesce(patience) {
+            (self.sends_in_flight, self.disk_in_flight) = (0, 0);
+        }
+        self.outbox.clear();
+        self.wake = None;
+    }
+
+    fn name(&self) -> &'static str {
+        "ring"
+    }
+}

@@ -1,0 +1,51 @@
+//! The limits of the engine: every queue, batch and retry has its number here.
+
+use std::time::Duration;
+
+/// Bytes of one staging slot: one send, coalesced or not.
+pub const SEND_SLOT_BYTES: usize = 64 * 1024;
+/// Staging slots of a driver, which is also how many sends may be in flight.
+pub const SEND_SLOTS: usize = 16;
+/// The longest UDP payload, and so the most that one coalesced send can carry.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// The most datagrams that the kernel takes in one coalesced send.
+pub const SEGMENTS_MAX: usize = 128;
+/// Bytes of one receive buffer: the longest payload, its address, ancillary data and header.
+pub const RECEIVE_BUFFER_BYTES: usize = 68 * 1024;
+/// Receive buffers that a ring gives to the kernel; a power of two.
+pub const RECEIVE_BUFFERS: u16 = 64;
+/// What a socket asks for as its receive buffer.
+pub const SOCKET_RECEIVE_BYTES: usize = 32 << 20;
+/// What a socket asks for as its send buffer.
+pub const SOCKET_SEND_BYTES: usize = 4 << 20;
+
+/// Sockets of one driver, and files of one driver: what a `Channel` or `FileId` can name.
+pub const CHANNELS_MAX: usize = 256;
+/// Entries of a ring's submission queue; its completion queue has four times as many.
+pub const RING_ENTRIES: u32 = 256;
+/// Disk operations that the kernel has at a time; more wait in the driver.
+pub const DISK_IN_FLIGHT_MAX: usize = 64;
+/// How often a disk operation is tried again after `EINTR` or `EAGAIN`.
+pub const DISK_RETRIES_MAX: u32 = 16;
+/// Failures to receive in a row, with nothing received between, that end a driver.
+pub const RECEIVE_FAILURES_MAX: u32 = 64;
+
+/// Bursts sent per turn of the driver, before it looks at what came in.
+pub const SENDS_PER_TURN: usize = SEND_SLOTS;
+/// Inputs handled per turn, before deadlines and commands are looked at.
+pub const INPUTS_PER_TURN: usize = 64;
+/// Commands handled per turn.
+pub const COMMANDS_PER_TURN: usize = 16;
+/// Outputs taken from the machine per turn.
+pub const OUTPUTS_PER_TURN: usize = 1024;
+/// Commands that may wait for the driver.
+pub const COMMANDS_WAITING_MAX: usize = 1024;
+
+/// How long a plain send waits for room in the socket before its datagrams count as lost.
+pub const SEND_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the end of a run waits for what the kernel still does.
+pub const FINISH_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest sleep of a driver, so that a lost wake-up cannot hold it for ever.
+pub const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How much later than asked the kernel may wake a driver, to save wake-ups.
+pub const TIMER_SLACK_NANOS: u64 = 1_000;

@@ -1,0 +1,457 @@
+//! The owner of an io_uring and of everything in flight in it.
+//!
+//! ```text
+//!   push (send, disk, receive, wake) ─► submission queue ─► kernel ─► completion queue ─► complete
+//!            └─ Flight into the table ───────── held until here ──────────┘
+//! ```
+//!
+//! Invariant: memory that the kernel may touch belongs to a [`Flight`] in the table, to the receive
+//! buffers or to the arena, from before its submission until its last completion was taken. If a
+//! ring is dropped with operations that will not end, their memory is parked for ever rather than
+//! freed. So no safe use of this module lets the kernel write to memory that somebody else owns.
+#![allow(unsafe_code)]
+
+mod buffers;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+
+use self::buffers::ReceiveBuffers;
+pub(super) use self::buffers::{Buffer, Message};
+use super::disk::Run;
+use super::drive::burst::Burst;
+use super::error::{Error, ErrorKind, Result};
+use super::limits::{FINISH_PATIENCE, RING_ENTRIES};
+use super::pool::Arena;
+use crate::machine::{Channel, DiskKind};
+
+/// An io_uring with its operations.
+pub(super) struct Ring {
+    uring: IoUring,
+    flights: Flights,
+    buffers: ReceiveBuffers,
+    /// The arena whose blocks the kernel knows by index.
+    registered: Option<Arena>,
+    mode: Mode,
+    /// Why the arena is not registered, if it was given and is not.
+    unregistered_because: Option<io::Error>,
+}
+
+/// An operation that the kernel has, with the memory that it may touch.
+pub(super) enum Flight {
+    /// A send.
+    Send(Burst),
+    /// A read or write.
+    Disk(Run),
+    /// The standing order to receive on a socket; its memory is the ring's receive buffers.
+    Receive(Channel),
+    /// The order to say when the mailbox has something; it touches no memory.
+    Wake,
+    /// The order to cancel all others; it touches no memory.
+    Cancel,
+}
+
+/// What the kernel says about an operation.
+pub(super) enum Completion {
+    /// A send ended: well, or with an `errno`.
+    Sent(Burst, std::result::Result<(), i32>),
+    /// A disk operation moved so many bytes, or failed with an `errno`.
+    Disk(Run, std::result::Result<usize, i32>),
+    /// A message came in, with its length in the buffer; or receiving failed with an `errno`.
+    Received {
+        channel: Channel,
+        result: std::result::Result<(Buffer, usize), i32>,
+        /// Whether the standing order holds on; otherwise it is to be given again.
+        more: bool,
+    },
+    /// The mailbox has something; the order is to be given again.
+    Woken,
+}
+
+/// How the ring runs its completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Only when this thread asks (`SINGLE_ISSUER`, `DEFER_TASKRUN`; Linux 6.1).
+    Deferred,
+    /// At the next entry into the kernel (`COOP_TASKRUN`; Linux 5.19).
+    Cooperative,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deferred => "single issuer, deferred completions",
+            Self::Cooperative => "cooperative completions",
+        })
+    }
+}
+
+impl Ring {
+    /// Sets a ring up, with its receive buffers, and registers the arena if the kernel allows it.
+    ///
+    /// # Errors
+    /// When the kernel has no io_uring, forbids it, or lacks a part that we need; the text says
+    /// which.
+    pub(super) fn new(arena: Option<Arena>) -> Result<Self> {
+        let (uring, mode) = build().map_err(|e| ring_error("Cannot set up an io_uring", e))?;
+        check(&uring)?;
+        let buffers = ReceiveBuffers::register(&uring.submitter())?;
+        let mut ring = Self {
+            uring,
+            flights: Flights::default(),
+            buffers,
+            registered: None,
+            mode,
+            unregistered_because: None,
+        };
+        if let Some(arena) = arena {
+            ring.register(arena);
+        }
+        Ok(ring)
+    }
+
+    /// How completions are run.
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Why the arena is not registered, if it was given and is not.
+    pub(super) fn unregistered_because(&self) -> Option<&io::Error> {
+        self.unregistered_because.as_ref()
+    }
+
+    /// How many operations the kernel has.
+    pub(super) fn in_flight(&self) -> usize {
+        self.flights.count
+    }
+
+    fn register(&mut self, arena: Arena) {
+        let regions: Vec<libc::iovec> = arena.regions().collect();
+        // SAFETY: the regions are the arena's mapping, which `self.registered` keeps mapped for
+        // longer than the ring has them registered (see Drop).
+        match unsafe { self.uring.submitter().register_buffers(&regions) } {
+            Ok(()) => self.registered = Some(arena),
+            Err(e) => self.unregistered_because = Some(e),
+        }
+    }
+
+    /// Sends what the burst was aimed at.
+    pub(super) fn send(&mut self, fd: BorrowedFd<'_>, burst: Burst) -> Result<()> {
+        self.launch(Flight::Send(burst), |flight, _| {
+            let Flight::Send(burst) = flight else {
+                unreachable!("the flight was made a line above")
+            };
+            opcode::SendMsg::new(raw(fd), burst.message().header()).build()
+        })
+    }
+
+    /// Moves what is left of a disk operation.
+    pub(super) fn disk(&mut self, fd: BorrowedFd<'_>, run: Run) -> Result<()> {
+        self.launch(Flight::Disk(run), |flight, registered| {
+            let Flight::Disk(run) = flight else {
+                unreachable!("the flight was made a line above")
+            };
+            disk_entry(raw(fd), run, registered)
+        })
+    }
+
+    /// Gives the standing order to receive on a socket.
+    pub(super) fn receive(&mut self, fd: BorrowedFd<'_>, channel: Channel) -> Result<()> {
+        let entry = self.buffers.receive_entry(raw(fd));
+        self.launch(Flight::Receive(channel), |_, _| entry)
+    }
+
+    /// Gives the order to say when `fd` becomes readable.
+    pub(super) fn wake(&mut self, fd: BorrowedFd<'_>) -> Result<()> {
+        let readable = u32::from(libc::POLLIN.cast_unsigned());
+        let entry = opcode::PollAdd::new(raw(fd), readable).build();
+        self.launch(Flight::Wake, |_, _| entry)
+    }
+
+    /// Cancels everything; what ends by itself first does so.
+    pub(super) fn cancel_all(&mut self) -> Result<()> {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+        self.launch(Flight::Cancel, |_, _| entry)
+    }
+
+    fn launch(
+        &mut self,
+        flight: Flight,
+        entry: impl FnOnce(&mut Flight, Option<&Arena>) -> squeue::Entry,
+    ) -> Result<()> {
+        if self.uring.submission().is_full() {
+            self.enter(Duration::ZERO)?;
+        }
+        let index = self.flights.insert(flight);
+        let flight = self.flights.get_mut(index);
+        let entry = entry(flight, self.registered.as_ref()).user_data(index);
+        // SAFETY: the memory that the entry names belongs to the flight in the table (a boxed
+        // message, or a block), to `self.buffers` or to nothing; all of these stay where they are
+        // until the last completion (this module's invariant, kept by `complete` and `drop`).
+        let pushed = unsafe { self.uring.submission().push(&entry) };
+        if pushed.is_err() {
+            // The kernel never saw it.
+            self.flights.remove(index);
+            let full = io::Error::from_raw_os_error(libc::EBUSY);
+            return Err(ring_error("The submission queue stays full", full));
+        }
+        Ok(())
+    }
+
+    /// Submits what was pushed, and waits for a completion no longer than `timeout`.
+    pub(super) fn enter(&mut self, timeout: Duration) -> Result<()> {
+        let ready = !self.uring.completion().is_empty();
+        let submission = self.uring.submission();
+        let must = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        let want = usize::from(!ready && !timeout.is_zero());
+        if want == 0 && !must {
+            return Ok(());
+        }
+        let timespec = Timespec::from(timeout);
+        let args = SubmitArgs::new().timespec(&timespec);
+        match self.uring.submitter().submit_with_args(want, &args) {
+            Ok(_) => Ok(()),
+            Err(e) => match e.raw_os_error() {
+                // Time is up, or the kernel wants completions to be taken first.
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                _ => Err(ring_error("Cannot enter the io_uring", e)),
+            },
+        }
+    }
+
+    /// Takes the next completion.
+    pub(super) fn complete(&mut self) -> Option<Completion> {
+        loop {
+            let entry = self.uring.completion().next()?;
+            if let Some(completion) = self.judge(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    fn judge(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let index = entry.user_data();
+        let more = cqueue::more(entry.flags());
+        if let Flight::Receive(channel) = self.flights.get_mut(index) {
+            let channel = *channel;
+            if !more {
+                self.flights.remove(index);
+            }
+            let buffer = cqueue::buffer_select(entry.flags());
+            let result = match (result(entry), buffer) {
+                (Ok(len), Some(id)) => Ok((self.buffers.taken(id), len)),
+                // Without a buffer there was nothing; the order goes on or is given again.
+                (Ok(_), None) => Err(libc::EAGAIN),
+                (Err(errno), buffer) => {
+                    if let Some(id) = buffer {
+                        let buffer = self.buffers.taken(id);
+                        self.buffers.give(buffer);
+                    }
+                    Err(errno)
+                }
+            };
+            return Some(Completion::Received {
+                channel,
+                result,
+                more,
+            });
+        }
+        match self.flights.remove(index) {
+            Flight::Send(burst) => Some(Completion::Sent(burst, result(entry).map(drop))),
+            Flight::Disk(run) => Some(Completion::Disk(run, result(entry))),
+            Flight::Wake => Some(Completion::Woken),
+            Flight::Cancel => None,
+            Flight::Receive(_) => unreachable!("receives were dealt with above"),
+        }
+    }
+
+    /// Reads a message that came in; `None` when it is cut off or its sender has no address.
+    pub(super) fn message(&mut self, buffer: &Buffer, len: usize) -> Option<Message<'_>> {
+        self.buffers.message(buffer, len)
+    }
+
+    /// Gives a buffer back to the kernel.
+    pub(super) fn recycle(&mut self, buffer: Buffer) {
+        self.buffers.give(buffer);
+    }
+
+    /// Cancels what is in flight and waits for its end; tells whether all has ended.
+    pub(super) fn quiesce(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        if self.in_flight() > 0 && self.cancel_all().is_err() {
+            return false;
+        }
+        while self.in_flight() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.enter(left).is_err() {
+                return false;
+            }
+            while let Some(completion) = self.complete() {
+                if let Completion::Received {
+                    result: Ok((buffer, _)),
+                    ..
+                } = completion
+                {
+                    self.recycle(buffer);
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.quiesce(FINISH_PATIENCE) {
+            return;
+        }
+        tracing::warn!(
+            in_flight = self.in_flight(),
+            "operations do not end, their memory is kept"
+        );
+        std::mem::forget(std::mem::take(&mut self.flights));
+        self.buffers.park();
+        std::mem::forget(self.registered.take());
+    }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> Fd {
+    Fd(fd.as_raw_fd())
+}
+
+fn result(entry: &cqueue::Entry) -> std::result::Result<usize, i32> {
+    usize::try_from(entry.result()).map_err(|_| -entry.result())
+}
+
+fn ring_error(context: &str, source: io::Error) -> Error {
+    Error::os(ErrorKind::Ring, context, source)
+}
+
+fn disk_entry(fd: Fd, run: &mut Run, registered: Option<&Arena>) -> squeue::Entry {
+    let offset = run.offset();
+    let index = registered.and_then(|arena| arena.index_of(&run.op.block));
+    let rest = run.rest();
+    let bytes = &mut run.op.block[rest];
+    // A longer rest follows when this part is done.
+    let len = u32::try_from(bytes.len()).unwrap_or(1 << 30);
+    let address = bytes.as_mut_ptr();
+    match (run.op.kind, index) {
+        (DiskKind::Read, Some(index)) => opcode::ReadFixed::new(fd, address, len, index)
+            .offset(offset)
+            .build(),
+        (DiskKind::Read, None) => opcode::Read::new(fd, address, len).offset(offset).build(),
+        (DiskKind::Write, Some(index)) => opcode::WriteFixed::new(fd, address, len, index)
+            .offset(offset)
+            .build(),
+        (DiskKind::Write, None) => opcode::Write::new(fd, address, len).offset(offset).build(),
+    }
+}
+
+/// Builds a ring in the best mode that the kernel has.
+fn build() -> io::Result<(IoUring, Mode)> {
+    let mut deferred = IoUring::builder();
+    deferred
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag();
+    let mut cooperative = IoUring::builder();
+    cooperative.setup_coop_taskrun().setup_taskrun_flag();
+    let modes = [(deferred, Mode::Deferred), (cooperative, Mode::Cooperative)];
+    let mut last = io::Error::from_raw_os_error(libc::EINVAL);
+    for (mut builder, mode) in modes {
+        builder.setup_cqsize(RING_ENTRIES * 4);
+        match builder.build(RING_ENTRIES) {
+            Ok(uring) => return Ok((uring, mode)),
+            Err(e) => last = e,
+        }
+        // Only an unknown flag is a reason to try with fewer.
+        if last.raw_os_error() != Some(libc::EINVAL) {
+            break;
+        }
+    }
+    Err(last)
+}
+
+/// Checks that the kernel has every operation that this module uses.
+fn check(uring: &IoUring) -> Result<()> {
+    let mut probe = Probe::new();
+    uring
+        .submitter()
+        .register_probe(&mut probe)
+        .map_err(|e| ring_error("Cannot ask what the io_uring can do", e))?;
+    let needed = [
+        ("SENDMSG", opcode::SendMsg::CODE),
+        ("RECVMSG", opcode::RecvMsg::CODE),
+        ("READ", opcode::Read::CODE),
+        ("WRITE", opcode::Write::CODE),
+        ("READ_FIXED", opcode::ReadFixed::CODE),
+        ("WRITE_FIXED", opcode::WriteFixed::CODE),
+        ("POLL_ADD", opcode::PollAdd::CODE),
+        ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
+        // Multishot RECVMSG has no mark of its own; it came with the same kernel as this one.
+        ("multishot RECVMSG", opcode::SendZc::CODE),
+    ];
+    let missing: Vec<&str> = needed
+        .iter()
+        .filter(|(_, code)| !probe.is_supported(*code))
+        .map(|(name, _)| *name)
+        .collect();
+    let params = uring.params();
+    if !missing.is_empty() || !params.is_feature_ext_arg() || !params.is_feature_nodrop() {
+        let context = format!(
+            "This kernel's io_uring is too old, it lacks: {}",
+            missing.join(", ")
+        );
+        return Err(Error::new(ErrorKind::Ring, context));
+    }
+    Ok(())
+}
+
+/// The table of what is in flight.
+#[derive(Default)]
+struct Flights {
+    entries: Vec<Option<Flight>>,
+    free: Vec<usize>,
+    count: usize,
+}
+
+impl Flights {
+    fn insert(&mut self, flight: Flight) -> u64 {
+        self.count += 1;
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.entries[index] = Some(flight);
+                index
+            }
+            None => {
+                self.entries.push(Some(flight));
+                self.entries.len() - 1
+            }
+        };
+        index as u64
+    }
+
+    fn get_mut(&mut self, index: u64) -> &mut Flight {
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.entries.get_mut(index))
+            .and_then(Option::as_mut)
+            .expect("the kernel names what we gave it, and names it last once")
+    }
+
+    fn remove(&mut self, index: u64) -> Flight {
+        let index = usize::try_from(index).expect("an index of ours fits");
+        let flight = self.entries[index].take();
+        self.free.push(index);
+        self.count -= 1;
+        flight.expect("the kernel names what we gave it, and names it last once")
+    }
+}

@@ -1,0 +1,390 @@
+//! The pieces being sent, read and prepared.
+//!
+//! A *lane* is a piece being sent: its source symbols, then repair symbols. Datagrams are taken from
+//! the lanes in turn, so that a lost burst hurts each piece a little. New pieces use at most
+//! [`INTERLEAVE`] lanes; repairs go first and may use all.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::demand::Demand;
+use crate::base::{Block, Blocks, Time};
+use crate::fec::{Code, ESI_MAX, Encoder, Esi, Shape};
+use crate::image::Geometry;
+use crate::machine::{DiskKind, DiskOp, FileId};
+use crate::multicast::limits::{
+    ENCODERS_MAX, INTERLEAVE, LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, REPAIR_EXTRA,
+    REPAIR_START_RANGE,
+};
+use crate::multicast::random::Random;
+
+/// The lanes, and what is on its way into them.
+pub(super) struct Lanes<C: Code> {
+    code: C,
+    geometry: Geometry,
+    blocks: Box<dyn Blocks>,
+    open: Vec<Lane<C::Encoder>>,
+    /// Whose turn it is.
+    turn: usize,
+    reading: BTreeMap<u64, Job>,
+    next_tag: u64,
+    ready: VecDeque<(Job, Block)>,
+    /// Encoders kept for further repair, the least recently used first.
+    encoders: VecDeque<(u32, C::Encoder)>,
+    /// How many repair symbols of a piece were made.
+    repairs_made: BTreeMap<u32, u32>,
+    /// How far above K the first repair symbol of every piece is.
+    repair_start: u32,
+}
+
+/// What is to be done with a piece.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    piece: u32,
+    task: Task,
+    attempts: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Whole,
+    /// So many fresh repair symbols.
+    Repair(u32),
+}
+
+/// A piece being sent.
+struct Lane<E> {
+    piece: u32,
+    shape: Shape,
+    /// Kept while source symbols are left, or an encoder is still to be made.
+    block: Option<Block>,
+    encoder: Option<E>,
+    /// The next source symbol; K when none is left.
+    next_source: u32,
+    repairs_left: u32,
+    is_whole: bool,
+}
+
+/// A symbol that was written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub(super) piece: u32,
+    pub(super) esi: Esi,
+    /// How many are to come of this piece.
+    pub(super) remaining: u32,
+    pub(super) is_source: bool,
+}
+
+/// What became of a read.
+pub(super) enum ReadEnd {
+    /// It can be sent.
+    Ready,
+    /// It is tried again.
+    Again(DiskOp),
+    /// The piece is given up.
+    Failed(u32),
+}
+
+impl<C: Code> Lanes<C> {
+    pub(super) fn new(code: C, geometry: Geometry, blocks: Box<dyn Blocks>, seed: u64) -> Self {
+        Self {
+            code,
+            geometry,
+            blocks,
+            open: Vec::new(),
+            turn: 0,
+            reading: BTreeMap::new(),
+            next_tag: 0,
+            ready: VecDeque::new(),
+            encoders: VecDeque::new(),
+            repairs_made: BTreeMap::new(),
+            repair_start: Random::new(seed).below(REPAIR_START_RANGE),
+        }
+    }
+
+    /// Whether nothing is being sent.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether nothing is being sent or prepared.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_quiet() && self.reading.is_empty() && self.ready.is_empty()
+    }
+
+    /// Takes work from `demand`: opens lanes, and gives the next read that is needed.
+    ///
+    /// `proactive` tells how many repair symbols follow the source symbols of a piece of K symbols.
+    pub(super) fn plan(
+        &mut self,
+        demand: &mut Demand,
+        now: Time,
+        proactive: impl Fn(u32) -> u32,
+    ) -> Option<DiskOp> {
+        self.open_ready(demand, &proactive);
+        if self.repairs_under_way() < LANES_MAX
+            && let Some(op) = self.plan_repair(demand, now)
+        {
+            return Some(op);
+        }
+        if self.wholes_waiting() >= READ_AHEAD {
+            return None;
+        }
+        let block = self.blocks.take()?;
+        let piece = demand.take_whole()?;
+        Some(self.read(piece, Task::Whole, 0, block))
+    }
+
+    /// Closes the lanes of pieces that nobody lacks any more; tells whether that ended the last one.
+    pub(super) fn drop_unwanted(&mut self, demand: &mut Demand, counter: u64) -> bool {
+        let had_any = !self.open.is_empty();
+        while let Some(at) = self
+            .open
+            .iter()
+            .position(|lane| !demand.is_lacked(lane.piece))
+        {
+            demand.note_sent(self.open[at].piece, counter);
+            self.close(at);
+        }
+        had_any && self.open.is_empty()
+    }
+
+    /// Takes the end of a read.
+    pub(super) fn on_read(&mut self, tag: u64, block: Block, is_ok: bool) -> Option<ReadEnd> {
+        let job = self.reading.remove(&tag)?;
+        if is_ok {
+            self.ready.push_back((job, block));
+            return Some(ReadEnd::Ready);
+        }
+        if job.attempts + 1 >= READ_ATTEMPTS_MAX {
+            return Some(ReadEnd::Failed(job.piece));
+        }
+        let op = self.read(job.piece, job.task, job.attempts + 1, block);
+        Some(ReadEnd::Again(op))
+    }
+
+    /// Writes the next symbol, T bytes; `None` if there is none. A lane that ends tells `demand`
+    /// that its piece was sent, `counter` being that of this symbol's datagram.
+    pub(super) fn write(
+        &mut self,
+        demand: &mut Demand,
+        counter: u64,
+        symbol: &mut [u8],
+    ) -> Option<Written> {
+        while !self.open.is_empty() {
+            self.turn = (self.turn + 1) % self.open.len();
+            let written = self.write_from(self.turn, symbol);
+            let lane = &self.open[self.turn];
+            if lane.remaining() == 0 {
+                let piece = lane.piece;
+                // Without a datagram in this turn, the last one was before this counter.
+                demand.note_sent(piece, counter + u64::from(written.is_some()));
+                self.close(self.turn);
+            }
+            if written.is_some() {
+                return written;
+            }
+        }
+        None
+    }
+
+    fn write_from(&mut self, at: usize, symbol: &mut [u8]) -> Option<Written> {
+        let lane = &mut self.open[at];
+        if lane.next_source < lane.shape.source_symbols() {
+            let esi = Esi::new(lane.next_source)?;
+            lane.next_source += 1;
+            let range = lane.shape.source_range(esi)?;
+            let source = &lane.block.as_ref()?[range];
+            let (content, padding) = symbol.split_at_mut(source.len());
+            content.copy_from_slice(source);
+            padding.fill(0);
+            return Some(lane.written(esi, true));
+        }
+        let esi = next_repair(
+            &mut self.repairs_made,
+            self.repair_start,
+            lane.piece,
+            lane.shape,
+        );
+        let is_made = esi.is_some_and(|esi| make_repair(&mut self.code, lane, esi, symbol));
+        if is_made {
+            lane.repairs_left -= 1;
+            esi.map(|esi| lane.written(esi, false))
+        } else {
+            // The code failed on this piece: what receivers still lack they will report.
+            lane.repairs_left = 0;
+            lane.encoder = None;
+            None
+        }
+    }
+
+    fn close(&mut self, at: usize) {
+        let lane = self.open.swap_remove(at);
+        if let Some(encoder) = lane.encoder {
+            self.keep_encoder(lane.piece, encoder);
+        }
+    }
+
+    fn open_ready(&mut self, demand: &mut Demand, proactive: &impl Fn(u32) -> u32) {
+        let mut at = 0;
+        while at < self.ready.len() && self.open.len() < LANES_MAX {
+            let is_whole = self.ready[at].0.task == Task::Whole;
+            let wholes = self.open.iter().filter(|lane| lane.is_whole).count();
+            if is_whole && wholes >= INTERLEAVE {
+                at += 1;
+                continue;
+            }
+            if let Some((job, block)) = self.ready.remove(at) {
+                self.open_lane(job, block, demand, proactive);
+            }
+        }
+    }
+
+    fn open_lane(
+        &mut self,
+        job: Job,
+        block: Block,
+        demand: &mut Demand,
+        proactive: &impl Fn(u32) -> u32,
+    ) {
+        let Some(shape) = demand
+            .shape(job.piece)
+            .filter(|_| demand.is_lacked(job.piece))
+        else {
+            return demand.note_sent(job.piece, 0);
+        };
+        let (next_source, repairs_left) = match job.task {
+            Task::Whole => (0, proactive(shape.source_symbols())),
+            Task::Repair(count) => (shape.source_symbols(), count),
+        };
+        let encoder = self.take_encoder(job.piece);
+        self.open.push(Lane {
+            piece: job.piece,
+            shape,
+            block: Some(block),
+            encoder,
+            next_source,
+            repairs_left,
+            is_whole: job.task == Task::Whole,
+        });
+    }
+
+    /// Takes the next repair: straight into a lane if its encoder is at hand, else gives a read.
+    fn plan_repair(&mut self, demand: &mut Demand, now: Time) -> Option<DiskOp> {
+        while self.open.len() < LANES_MAX {
+            let piece = demand.next_repair(now)?;
+            let Some(encoder) = self.take_encoder(piece) else {
+                let block = self.blocks.take()?;
+                let count = demand.take_repair(piece) + REPAIR_EXTRA;
+                return Some(self.read(piece, Task::Repair(count), 0, block));
+            };
+            let count = demand.take_repair(piece) + REPAIR_EXTRA;
+            let shape = demand.shape(piece)?;
+            self.open.push(Lane {
+                piece,
+                shape,
+                block: None,
+                encoder: Some(encoder),
+                next_source: shape.source_symbols(),
+                repairs_left: count,
+                is_whole: false,
+            });
+        }
+        None
+    }
+
+    fn read(&mut self, piece: u32, task: Task, attempts: u8, block: Block) -> DiskOp {
+        let index = crate::base::PieceIndex::new(piece);
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        self.reading.insert(
+            tag,
+            Job {
+                piece,
+                task,
+                attempts,
+            },
+        );
+        DiskOp {
+            tag,
+            kind: DiskKind::Read,
+            file: FileId(0),
+            offset: self.geometry.offset(index),
+            len: self.geometry.len(index),
+            block,
+        }
+    }
+
+    fn repairs_under_way(&self) -> usize {
+        let waiting = self
+            .reading
+            .values()
+            .chain(self.ready.iter().map(|(job, _)| job));
+        let waiting = waiting.filter(|job| job.task != Task::Whole).count();
+        waiting + self.open.iter().filter(|lane| !lane.is_whole).count()
+    }
+
+    fn wholes_waiting(&self) -> usize {
+        let waiting = self
+            .reading
+            .values()
+            .chain(self.ready.iter().map(|(job, _)| job));
+        waiting.filter(|job| job.task == Task::Whole).count()
+    }
+
+    fn take_encoder(&mut self, piece: u32) -> Option<C::Encoder> {
+        let at = self.encoders.iter().position(|(of, _)| *of == piece)?;
+        self.encoders.remove(at).map(|(_, encoder)| encoder)
+    }
+
+    fn keep_encoder(&mut self, piece: u32, encoder: C::Encoder) {
+        if self.encoders.len() >= ENCODERS_MAX {
+            self.encoders.pop_front();
+        }
+        self.encoders.push_back((piece, encoder));
+    }
+}
+
+impl<E> Lane<E> {
+    const fn remaining(&self) -> u32 {
+        self.shape.source_symbols() - self.next_source + self.repairs_left
+    }
+
+    const fn written(&self, esi: Esi, is_source: bool) -> Written {
+        Written {
+            piece: self.piece,
+            esi,
+            remaining: self.remaining(),
+            is_source,
+        }
+    }
+}
+
+/// The next repair symbol of a piece that was never sent in this epoch; `None` if all were.
+fn next_repair(made: &mut BTreeMap<u32, u32>, start: u32, piece: u32, shape: Shape) -> Option<Esi> {
+    let range = ESI_MAX + 1 - shape.source_symbols();
+    let made = made.entry(piece).or_default();
+    if *made >= range {
+        return None;
+    }
+    let esi = shape.source_symbols() + (start + *made) % range;
+    *made += 1;
+    Esi::new(esi)
+}
+
+/// Makes a repair symbol, and the encoder for it if there is none; tells whether it could.
+fn make_repair<C: Code>(
+    code: &mut C,
+    lane: &mut Lane<C::Encoder>,
+    esi: Esi,
+    symbol: &mut [u8],
+) -> bool {
+    if lane.encoder.is_none() {
+        let Some(block) = lane.block.take() else {
+            return false;
+        };
+        let block = &block[..lane.shape.block_size()];
+        lane.encoder = code.encoder(lane.piece, lane.shape, block).ok();
+    }
+    let encoder = lane.encoder.as_mut();
+    encoder.is_some_and(|encoder| encoder.repair(esi, symbol).is_ok())
+}

@@ -1,0 +1,249 @@
+//! How fast: the administrator's cap, and what the sender sets itself when loss stays high.
+//!
+//! The rate is lowered at most once per round of reports while nine receivers in ten (or all but the
+//! worst) see loss above [`LOSS_HIGH`], or their kernels drop. Loss that does not get better at half
+//! the rate is the network's own: it becomes the *baseline*, and the rate goes back to what it was.
+
+use std::time::Duration;
+
+use crate::base::Time;
+use crate::multicast::limits::{PACE_SLACK, RATE_BYTES_PER_S_MIN, TICK};
+
+/// The pace of a sender; bytes are those of datagrams.
+#[derive(Debug)]
+pub(super) struct Pace {
+    rate_max: Option<u64>,
+    /// The rate that the sender has set itself.
+    adapted: Option<u64>,
+    /// When the next burst may go.
+    next_at: Time,
+    bytes_sent: u64,
+    /// `bytes_sent` at the last tick, and what it gave as a moving average.
+    bytes_told: u64,
+    told_at: Time,
+    measured: f64,
+    /// Not lowered again before this.
+    patience_until: Time,
+    /// What the rate and the loss were when the lowering began, and how often it was lowered since.
+    before: Option<(f64, f64, u32)>,
+    baseline: f64,
+}
+
+impl Pace {
+    pub(super) const fn new(rate_max: Option<u64>) -> Self {
+        Self {
+            rate_max,
+            adapted: None,
+            next_at: Time::ZERO,
+            bytes_sent: 0,
+            bytes_told: 0,
+            told_at: Time::ZERO,
+            measured: 0.0,
+            patience_until: Time::ZERO,
+            before: None,
+            baseline: 0.0,
+        }
+    }
+
+    pub(super) const fn set_rate_max(&mut self, rate_max: Option<u64>) {
+        self.rate_max = rate_max;
+    }
+
+    pub(super) const fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
+    }
+
+    /// Bytes per second, lately.
+    pub(super) const fn measured(&self) -> f64 {
+        self.measured
+    }
+
+    /// The rate that the sender has set itself.
+    pub(super) const fn adapted(&self) -> Option<u64> {
+        self.adapted
+    }
+
+    /// When the next burst may go.
+    pub(super) const fn next_at(&self) -> Time {
+        self.next_at
+    }
+
+    /// How many datagrams of `size` bytes a burst may have, at most `max`.
+    pub(super) fn burst_max(&self, size: usize, max: usize) -> usize {
+        self.rate().map_or(max, |rate| {
+            let bytes = rate / (1000 / BURST_MS_MAX);
+            let count = usize::try_from(bytes).unwrap_or(usize::MAX) / size;
+            count.clamp(1, max)
+        })
+    }
+
+    /// Notes a burst.
+    pub(super) fn note_sent(&mut self, bytes: usize, now: Time) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes_sent += bytes;
+        if let Some(rate) = self.rate() {
+            let earliest = now.as_nanos().saturating_sub(nanos(PACE_SLACK));
+            let from = self.next_at.max(Time::from_nanos(earliest));
+            let took = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+            self.next_at = from + Duration::from_nanos(u64::try_from(took).unwrap_or(u64::MAX));
+        } else {
+            self.next_at = now;
+        }
+    }
+
+    /// Measures, and adapts the rate; called every [`TICK`]. `loss` and `drop_share` are the
+    /// quantiles over receivers, `round` the time that reports of all receivers need.
+    pub(super) fn tick(&mut self, loss: f64, drop_share: f64, round: Duration, now: Time) {
+        let bytes = as_f64(self.bytes_sent - self.bytes_told);
+        self.bytes_told = self.bytes_sent;
+        let elapsed = now.since(self.told_at).clamp(TICK, TICK * 10);
+        self.told_at = now;
+        self.measured += 0.3 * (bytes / elapsed.as_secs_f64() - self.measured);
+        let is_high = loss > self.baseline + LOSS_HIGH || drop_share > DROP_SHARE_HIGH;
+        if now < self.patience_until {
+            return;
+        }
+        if is_high {
+            self.lower(loss, drop_share);
+            self.patience_until = now + (round * 4).max(PATIENCE_MIN);
+        } else {
+            self.before = None;
+            self.baseline *= 0.999;
+            self.raise();
+        }
+    }
+
+    fn lower(&mut self, loss: f64, drop_share: f64) {
+        let from = self
+            .adapted
+            .map_or(self.measured, as_f64)
+            .min(self.measured);
+        let (rate, first_loss, times) = self.before.unwrap_or((from, loss, 0));
+        let is_networks_own = drop_share < DROP_SHARE_HIGH && loss > 0.75 * first_loss;
+        if times >= 3 && is_networks_own {
+            self.baseline = loss;
+            self.before = None;
+            self.adapted = Some(as_rate(rate * 1.5));
+            return;
+        }
+        self.before = Some((rate, first_loss, times + 1));
+        self.adapted = Some(as_rate(from * 0.75));
+    }
+
+    fn raise(&mut self) {
+        let Some(adapted) = self.adapted else {
+            return;
+        };
+        let raised = as_rate(as_f64(adapted) * 1.02);
+        let is_limiting = as_f64(raised) < 4.0 * self.measured.max(as_f64(RATE_BYTES_PER_S_MIN));
+        let is_below_cap = self.rate_max.is_none_or(|cap| raised < cap);
+        self.adapted = (is_limiting && is_below_cap).then_some(raised);
+    }
+
+    fn rate(&self) -> Option<u64> {
+        match (self.rate_max, self.adapted) {
+            (Some(cap), Some(adapted)) => Some(cap.min(adapted)),
+            (cap, adapted) => cap.or(adapted),
+        }
+    }
+}
+
+/// Repair symbols that follow K source symbols at a loss of `loss`: enough for most receivers, and
+/// none where nothing is lost.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is at most K"
+)]
+pub(super) fn proactive(loss: f64, source_symbols: u32) -> u32 {
+    if loss < LOSS_NONE {
+        return 0;
+    }
+    let lost = loss.min(0.5) * f64::from(source_symbols);
+    (lost + 2.0 * lost.sqrt()).ceil() as u32
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
+const fn as_f64(rate: u64) -> f64 {
+    rate as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates are positive and far below 2^63"
+)]
+fn as_rate(rate: f64) -> u64 {
+    (rate as u64).max(RATE_BYTES_PER_S_MIN)
+}
+
+/// A paced burst lasts at most so many milliseconds.
+const BURST_MS_MAX: u64 = 2;
+/// Loss above the baseline at which the rate is lowered.
+const LOSS_HIGH: f64 = 0.1;
+/// Loss below which nothing is sent proactively.
+const LOSS_NONE: f64 = 0.0005;
+/// The share of datagrams dropped by receivers' kernels at which the rate is lowered.
+const DROP_SHARE_HIGH: f64 = 0.02;
+/// The shortest time between two lowerings.
+const PATIENCE_MIN: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tick_for(pace: &mut Pace, from: &mut Time, ticks: u32, loss: impl Fn(f64) -> f64) {
+        for _ in 0..ticks {
+            let rate = pace.rate().map_or(100e6, as_f64).min(100e6);
+            pace.note_sent(usize::try_from(as_rate(rate / 10.0)).unwrap(), *from);
+            *from += TICK;
+            let loss = loss(rate);
+            pace.tick(loss, 0.0, Duration::from_millis(20), *from);
+        }
+    }
+
+    #[test]
+    fn a_bottleneck_is_found_and_loss_that_stays_is_not_one() {
+        let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
+        tick_for(&mut pace, &mut now, 300, |rate| {
+            (1.0 - 40e6 / rate).max(0.0)
+        });
+        let rate = pace.rate().map_or(0.0, as_f64);
+        assert!(
+            (20e6..60e6).contains(&rate),
+            "{rate} is near the bottleneck of 40e6"
+        );
+        let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
+        tick_for(&mut pace, &mut now, 100, |_| 0.2);
+        let rate = pace.rate().map_or(100e6, as_f64);
+        assert!(
+            rate > 90e6,
+            "{rate}: random loss does not slow the sender for long"
+        );
+    }
+
+    #[test]
+    fn bursts_keep_the_cap_and_catch_up_a_little() {
+        let mut pace = Pace::new(Some(10_000_000));
+        assert_eq!(pace.burst_max(1456, 44), 13);
+        let start = Time::from_nanos(1_000_000_000);
+        pace.note_sent(100_000, start);
+        let late = start + Duration::from_millis(6);
+        assert_eq!(pace.next_at(), late);
+        pace.note_sent(10_000, late + Duration::from_millis(50));
+        assert_eq!(pace.next_at(), late + Duration::from_millis(47));
+        assert_eq!(Pace::new(None).burst_max(1456, 44), 44);
+        assert_eq!(Pace::new(Some(1)).burst_max(1456, 44), 1);
+    }
+
+    #[test]
+    fn nothing_is_sent_proactively_without_loss() {
+        assert_eq!(proactive(0.0, 745), 0);
+        assert_eq!(proactive(0.01, 745), 13);
+        assert!(proactive(1.0, 745) < 745);
+    }
+}
