@@ -53,6 +53,18 @@ pub enum Error {
     /// The image holds nothing that can be published.
     #[error("{0}")]
     Unsuitable(&'static str),
+    /// The image holds something that no manifest can say.
+    #[error("Image {name} cannot be published")]
+    Unpublishable {
+        /// The image.
+        name: ImageName,
+        /// The rule that it breaks.
+        #[source]
+        source: image::Error,
+    },
+    /// The compressor failed.
+    #[error("Cannot compress")]
+    Compress(#[source] io::Error),
     /// Something in the store could not be used.
     #[error("Cannot {action} {}", path.display())]
     Store {

@@ -75,6 +75,7 @@ pub(super) fn pack(
         });
         let mut hashes = FileHashes::default();
         let mut bytes_done = 0;
+        let bytes_estimate = source.size_estimate();
         for result in done_in {
             let result = result?;
             for (file_size, chunk) in result.hashes {
@@ -87,7 +88,7 @@ pub(super) fn pack(
             bytes_done += result.content_size;
             events.raise(Event::Progress {
                 bytes_done,
-                bytes_total: source.size_estimate().max(bytes_done),
+                bytes_total: bytes_estimate.max(bytes_done),
             });
         }
         let planned = planner.join().expect("the planner does not panic");
@@ -286,7 +287,7 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn new(source: &'a Source, level: i32) -> Result<Self> {
-        let compressor = zstd::bulk::Compressor::new(level).map_err(compress_error)?;
+        let compressor = zstd::bulk::Compressor::new(level).map_err(Error::Compress)?;
         Ok(Self {
             source,
             compressor,
@@ -324,7 +325,7 @@ impl<'a> Worker<'a> {
         let packed_size = self
             .compressor
             .compress_to_buffer(unpacked, &mut packed)
-            .map_err(compress_error)?;
+            .map_err(Error::Compress)?;
         let frame = Frame {
             packed_size: u32::try_from(packed_size).expect("the buffer is smaller than 4 GiB"),
             content_size: plan.size,
@@ -380,13 +381,6 @@ fn data_len(content: &Content) -> usize {
         .iter()
         .map(|range| (range.end - range.start) as usize)
         .sum()
-}
-
-fn compress_error(source: std::io::Error) -> Error {
-    Error::Read {
-        path: "the compressor".to_owned(),
-        source,
-    }
 }
 
 /// How much of a hole one job hashes: a multiple of a chunk.

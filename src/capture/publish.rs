@@ -159,8 +159,8 @@ fn build(
         entries,
         extents,
     };
-    manifest.check().map_err(|source| Error::Format {
-        path: image.path.clone(),
+    manifest.check().map_err(|source| Error::Unpublishable {
+        name: image.name.clone(),
         source,
     })?;
     Ok((manifest, written.temporary))
@@ -191,5 +191,4 @@ fn equal_publication(store: &Store, manifest: &Manifest) -> Option<Published> {
 
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "sizes in tests are small")]
-#[path = "publish_tests.rs"]
 mod tests;

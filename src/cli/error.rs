@@ -112,7 +112,9 @@ impl From<capture::Error> for CommandError {
             E::Copy(capture::copy::CopyError::Exists(_)) => {
                 (Kind::Precondition, "to replace it, say --force")
             }
-            E::Ambiguous(_) | E::Locked(_) | E::Unsuitable(_) => (Kind::Precondition, ""),
+            E::Ambiguous(_) | E::Locked(_) | E::Unsuitable(_) | E::Unpublishable { .. } => {
+                (Kind::Precondition, "")
+            }
             E::Changed { .. } => (
                 Kind::Integrity,
                 "publish again when nobody writes to the image",

@@ -144,7 +144,8 @@ fn progress_bar(global: &Global) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template(
-        "{bar:32} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta}",
+        "{bar:32} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  \
+         {binary_bytes_per_sec}  {eta}",
     );
     let bar = ProgressBar::new(0);
     bar.set_style(style.expect("the template is well-formed"));

@@ -65,7 +65,9 @@ fn make_tree(root: &Path) {
     fs::create_dir_all(root.join("dir/deep")).unwrap();
     fs::write(root.join("dir/small"), b"hello\n").unwrap();
     fs::write(root.join("empty"), b"").unwrap();
-    let large: Vec<u8> = (0..(1 << 20) + 5).map(|at: u32| (at >> 8) as u8).collect();
+    let large: Vec<u8> = (0..(1 << 20) + 5)
+        .map(|at: u32| at.to_be_bytes()[2])
+        .collect();
     fs::write(root.join("dir/large"), large).unwrap();
     fs::hard_link(root.join("dir/large"), root.join("link")).unwrap();
     symlink("dir/small", root.join("symlink")).unwrap();
@@ -145,7 +147,13 @@ fn describe(manifest: &Manifest, entry: &flashover::image::Entry) -> String {
         EntryKind::File { size, hash, data } => {
             format!("file {size} {} {data:?}", &hash.to_string()[..16])
         }
-        other => format!("{other:?}"),
+        EntryKind::Directory
+        | EntryKind::Symlink { .. }
+        | EntryKind::Hardlink { .. }
+        | EntryKind::CharDevice { .. }
+        | EntryKind::BlockDevice { .. }
+        | EntryKind::Fifo
+        | EntryKind::Socket => format!("{:?}", entry.kind),
     };
     format!(
         "{:?} {:o} {}:{} {}.{:09} {:?} {kind}",
