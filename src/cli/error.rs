@@ -120,6 +120,7 @@ impl From<capture::Error> for CommandError {
                 "publish again when nobody writes to the image",
             ),
             E::Format { .. } => (Kind::Trust, ""),
+            E::Compress(_) => (Kind::Internal, ""),
             E::Read { .. } | E::Store { .. } | E::Tree(_) | E::Copy(_) => (Kind::Storage, ""),
         };
         let error = Self::new(kind, error);
