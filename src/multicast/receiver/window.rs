@@ -2,15 +2,15 @@
 //!
 //! Each holds one block of memory. When no block is free, pieces that have begun keep theirs and
 //! new ones are skipped whole: a slow disk costs whole pieces, which come by again, and never
-//! leaves many pieces half done.
+//! leaves many pieces half done. What was half sent when the receiver came is left for the next
+//! pass too: its other half would be sent for this receiver alone, and keep the others waiting.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use crate::base::{Block, Blocks, PieceIndex};
 use crate::fec::{Added, Assembly, Code, Error, Esi, Shape};
 use crate::image::Geometry;
-use crate::multicast::limits::SETTLE_PACKETS;
+use crate::multicast::limits::{JOIN_PACKETS, SETTLE_PACKETS};
 
 /// The pieces begun, in order.
 pub(super) struct Window<C: Code> {
@@ -19,8 +19,10 @@ pub(super) struct Window<C: Code> {
     symbol_size: u16,
     blocks: Box<dyn Blocks>,
     begun: BTreeMap<u32, Begun<C::Assembly>>,
-    /// The pieces that were skipped last: what has lost symbols to want of memory goes on to be
-    /// skipped until it comes by again.
+    /// The counter of the first symbol of this epoch.
+    joined: Option<u64>,
+    /// The pieces that were skipped last: what has begun to be skipped goes on to be skipped until
+    /// it comes by again.
     skipped_last: [Option<Skipped>; 8],
     skipped: u32,
 }
@@ -43,6 +45,8 @@ struct Begun<A> {
 #[derive(Clone, Copy, Debug)]
 struct Skipped {
     piece: PieceIndex,
+    /// It was under way when the receiver came; otherwise no block was free.
+    is_late: bool,
     esi: Esi,
     counter: u64,
 }
@@ -67,6 +71,8 @@ pub(super) enum Taken {
     Useless,
     /// No block is free for its piece.
     NoMemory,
+    /// Its piece was under way when the receiver came.
+    Late,
     /// It does not fit the shape of its piece.
     Malformed,
 }
@@ -99,6 +105,7 @@ impl<C: Code> Window<C> {
             symbol_size,
             blocks,
             begun: BTreeMap::new(),
+            joined: None,
             skipped_last: [None; 8],
             skipped: 0,
         }
@@ -116,51 +123,49 @@ impl<C: Code> Window<C> {
 
     /// Takes a symbol of a piece that is not complete yet.
     pub(super) fn take(&mut self, piece: PieceIndex, symbol: Symbol<'_>) -> Taken {
-        let is_skipped = self.is_being_skipped(piece, symbol);
-        let begun = match self.begun.entry(piece.get()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let Some(shape) = Shape::new(self.geometry.len(piece), self.symbol_size) else {
-                    return Taken::Malformed;
-                };
-                let block = if is_skipped { None } else { self.blocks.take() };
-                let Some(block) = block else {
-                    self.note_skipped(piece, symbol);
-                    return Taken::NoMemory;
-                };
-                entry.insert(Begun {
-                    block,
-                    assembly: self.code.assembly(piece.get(), shape),
-                    shape,
-                    has_repairs: false,
-                    last: symbol.counter,
-                    settles: symbol.counter,
-                    is_reported: false,
-                })
-            }
-        };
-        begun.last = begun.last.max(symbol.counter);
-        let settles = symbol.counter
-            + if symbol.remaining == 0 {
-                0
-            } else {
-                SETTLE_PACKETS
-            };
-        begun.settles = begun.settles.max(settles);
-        begun.is_reported = false;
-        let is_source = begun.shape.is_source(symbol.esi);
-        match begun
-            .assembly
-            .add(symbol.esi, symbol.bytes, &mut begun.block)
-        {
-            Ok(Added::New) if is_source => Taken::Source,
-            Ok(Added::New) => {
-                begun.has_repairs = true;
-                Taken::Repair
-            }
-            Ok(Added::Duplicate) | Err(Error::Surplus(_)) => Taken::Useless,
-            Err(_) => Taken::Malformed,
+        if let Some(begun) = self.begun.get_mut(&piece.get()) {
+            return begun.take(symbol);
         }
+        match self.begin(piece, symbol) {
+            Ok(mut begun) => {
+                let taken = begun.take(symbol);
+                self.begun.insert(piece.get(), begun);
+                taken
+            }
+            Err(taken) => taken,
+        }
+    }
+
+    fn begin(
+        &mut self,
+        piece: PieceIndex,
+        symbol: Symbol<'_>,
+    ) -> Result<Begun<C::Assembly>, Taken> {
+        let shape = Shape::new(self.geometry.len(piece), self.symbol_size);
+        let shape = shape.ok_or(Taken::Malformed)?;
+        let joined = *self.joined.get_or_insert(symbol.counter);
+        let was_sent_before = symbol.esi.get() > shape.source_symbols() / LATE_SHARE;
+        if was_sent_before && symbol.counter < joined + JOIN_PACKETS {
+            return Err(self.skip(piece, symbol, true));
+        }
+        let mut skipped = self.skipped_last.iter().flatten();
+        let skipped = skipped.find(|skipped| skipped.piece == piece);
+        if let Some(skipped) = skipped.filter(|skipped| skipped.goes_on_with(symbol)) {
+            let is_late = skipped.is_late;
+            return Err(self.skip(piece, symbol, is_late));
+        }
+        let Some(block) = self.blocks.take() else {
+            return Err(self.skip(piece, symbol, false));
+        };
+        Ok(Begun {
+            block,
+            assembly: self.code.assembly(piece.get(), shape),
+            shape,
+            has_repairs: false,
+            last: symbol.counter,
+            settles: symbol.counter,
+            is_reported: false,
+        })
     }
 
     /// Tries to make a piece whole; it is no longer begun when it is, or when the codec failed.
@@ -219,32 +224,33 @@ impl<C: Code> Window<C> {
 
     /// Notes that counters start anew: what was on its way will not come.
     pub(super) fn note_new_epoch(&mut self) {
-        self.skipped_last = [None; 8];
+        (self.joined, self.skipped_last) = (None, [None; 8]);
         for begun in self.begun.values_mut() {
             (begun.last, begun.settles, begun.is_reported) = (0, 0, false);
         }
     }
 
-    fn is_being_skipped(&self, piece: PieceIndex, symbol: Symbol<'_>) -> bool {
-        let mut skipped = self.skipped_last.iter().flatten();
-        skipped.any(|skipped| skipped.piece == piece && skipped.goes_on_with(symbol))
-    }
-
-    fn note_skipped(&mut self, piece: PieceIndex, symbol: Symbol<'_>) {
+    /// Notes that a symbol of a piece is skipped.
+    fn skip(&mut self, piece: PieceIndex, symbol: Symbol<'_>, is_late: bool) -> Taken {
         let latest = Skipped {
             piece,
+            is_late,
             esi: symbol.esi,
             counter: symbol.counter,
         };
         let mut skipped = self.skipped_last.iter_mut().flatten();
-        if let Some(skipped) = skipped.find(|skipped| skipped.piece == piece) {
-            self.skipped += u32::from(!skipped.goes_on_with(symbol));
-            *skipped = latest;
+        let is_new_pass = if let Some(skipped) = skipped.find(|skipped| skipped.piece == piece) {
+            !std::mem::replace(skipped, latest).goes_on_with(symbol)
         } else {
-            self.skipped += 1;
             self.skipped_last.rotate_right(1);
             self.skipped_last[0] = Some(latest);
+            true
+        };
+        if is_late {
+            return Taken::Late;
         }
+        self.skipped += u32::from(is_new_pass);
+        Taken::NoMemory
     }
 }
 
@@ -255,8 +261,30 @@ impl Skipped {
     }
 }
 
-impl<A> Begun<A> {
+impl<A: Assembly> Begun<A> {
+    fn take(&mut self, symbol: Symbol<'_>) -> Taken {
+        let is_last = symbol.remaining == 0;
+        let settles = symbol.counter + if is_last { 0 } else { SETTLE_PACKETS };
+        self.settles = self.settles.max(settles);
+        self.last = self.last.max(symbol.counter);
+        self.is_reported = false;
+        let is_source = self.shape.is_source(symbol.esi);
+        let added = self.assembly.add(symbol.esi, symbol.bytes, &mut self.block);
+        match added {
+            Ok(Added::New) if is_source => Taken::Source,
+            Ok(Added::New) => {
+                self.has_repairs = true;
+                Taken::Repair
+            }
+            Ok(Added::Duplicate) | Err(Error::Surplus(_)) => Taken::Useless,
+            Err(_) => Taken::Malformed,
+        }
+    }
+
     fn has_settled(&self, ack: u64, quiet: Option<u64>) -> bool {
         ack > self.settles || quiet.is_some_and(|quiet| quiet >= self.last)
     }
 }
+
+/// A piece of which more than this share was sent when the receiver came is left for later.
+const LATE_SHARE: u32 = 16;

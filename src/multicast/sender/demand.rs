@@ -171,36 +171,52 @@ impl Demand {
     }
 
     fn want(&mut self, range: Range<u32>, lack: Lack, ack: u64, ready_at: Time) {
+        if range.is_empty() {
+            return;
+        }
+        if let Lack::Symbols(deficit) = lack
+            && self.is_repaired(range.start, deficit)
+        {
+            return self.want_repair(range, deficit, ack, ready_at);
+        }
         let end = range.end as usize;
         let mut at = range.start as usize;
         while let Some(piece) = self.whole.next(at, false).filter(|&piece| piece < end) {
             at = piece + 1;
-            if self.sent_until[piece] > ack {
-                continue;
-            }
-            match lack {
-                Lack::Symbols(deficit) if !self.is_worth_whole(piece, deficit) => {
-                    let largest = self
-                        .deficits
-                        .entry(narrow(piece as u64))
-                        .or_insert_with(|| {
-                            self.queue.push_back((ready_at, narrow(piece as u64)));
-                            0
-                        });
-                    *largest = deficit.max(*largest);
-                }
-                Lack::Whole(_) | Lack::Symbols(_) => {
-                    self.whole.set(piece);
-                    self.deficits.remove(&narrow(piece as u64));
+            if self.sent_until[piece] <= ack {
+                self.whole.set(piece);
+                let piece = narrow(piece as u64);
+                let queued = self.deficits.get(&piece);
+                if queued.is_some_and(|&deficit| !self.is_repaired(piece, deficit)) {
+                    self.deficits.remove(&piece);
                 }
             }
         }
     }
 
-    /// Whether a deficit is so large that the piece is sent whole again.
-    fn is_worth_whole(&self, piece: usize, deficit: u32) -> bool {
-        self.shape(narrow(piece as u64))
-            .is_none_or(|shape| deficit > shape.source_symbols() / 2)
+    fn want_repair(&mut self, pieces: Range<u32>, deficit: u32, ack: u64, ready_at: Time) {
+        for piece in pieces {
+            if self.sent_until[piece as usize] <= ack {
+                let largest = self.deficits.entry(piece).or_insert_with(|| {
+                    self.queue.push_back((ready_at, piece));
+                    0
+                });
+                *largest = deficit.max(*largest);
+            }
+        }
+    }
+
+    /// Whether a deficit is repaired: not if it is so large that the piece is sent whole again, and
+    /// if the piece is sent whole for others anyway, only if it is small. Who lacks little does not
+    /// wait for the pass that sends the piece to who lacks all.
+    fn is_repaired(&self, piece: u32, deficit: u32) -> bool {
+        let share = if self.whole.get(piece as usize) {
+            16
+        } else {
+            2
+        };
+        let shape = self.shape(piece);
+        shape.is_some_and(|shape| deficit <= shape.source_symbols() / share)
     }
 
     fn note_lack(&mut self, wants: &mut Bitmap, range: Range<u32>, is_active: bool) {
