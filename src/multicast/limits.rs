@@ -21,6 +21,8 @@ pub const RECEIVERS_MAX: usize = 20_000;
 pub const INTERLEAVE: usize = 4;
 /// How many pieces are sent at a time, new ones and repairs together.
 pub const LANES_MAX: usize = 8;
+/// How many repairs may be under way when one that can wait is begun.
+pub const PATIENT_LANES_MAX: usize = 4;
 /// How many pieces are read ahead of the ones being sent.
 pub const READ_AHEAD: usize = 8;
 /// How many encoders a sender keeps for repair.
@@ -88,9 +90,6 @@ pub const DONE_INTERVAL: Duration = Duration::from_millis(30);
 pub const SETTLE_PACKETS: u64 = 384;
 /// How often a piece may turn out wrong, or fail to be written, before it is left to other means.
 pub const STRIKES_MAX: u8 = 2;
-/// The first datagrams after a receiver came; a piece that begins in the middle among these was
-/// under way before.
-pub const JOIN_PACKETS: u64 = 64;
 /// How many pieces before the sender's position a report starts.
 pub const REPORT_LOOKBACK: u32 = 64;
 /// The replay window: how far behind the newest counter a datagram may come.

@@ -287,7 +287,7 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
         match self.window.take(piece, symbol) {
             Taken::Source => self.count(Counter::SymbolsSource),
             Taken::Repair => self.count(Counter::SymbolsRepair),
-            Taken::Useless | Taken::Late => return self.count(Counter::SymbolsUseless),
+            Taken::Useless => return self.count(Counter::SymbolsUseless),
             Taken::NoMemory => return self.count(Counter::SymbolsWithoutMemory),
             Taken::Malformed => return self.count(Counter::RejectedMalformed),
         }

@@ -2,15 +2,14 @@
 //!
 //! Each holds one block of memory. When no block is free, pieces that have begun keep theirs and
 //! new ones are skipped whole: a slow disk costs whole pieces, which come by again, and never
-//! leaves many pieces half done. What was half sent when the receiver came is left for the next
-//! pass too: its other half would be sent for this receiver alone, and keep the others waiting.
+//! leaves many pieces half done. Only a piece of which much was lost gives its block to a new one.
 
 use std::collections::BTreeMap;
 
 use crate::base::{Block, Blocks, PieceIndex};
 use crate::fec::{Added, Assembly, Code, Error, Esi, Shape};
 use crate::image::Geometry;
-use crate::multicast::limits::{JOIN_PACKETS, SETTLE_PACKETS};
+use crate::multicast::limits::SETTLE_PACKETS;
 
 /// The pieces begun, in order.
 pub(super) struct Window<C: Code> {
@@ -19,8 +18,6 @@ pub(super) struct Window<C: Code> {
     symbol_size: u16,
     blocks: Box<dyn Blocks>,
     begun: BTreeMap<u32, Begun<C::Assembly>>,
-    /// The counter of the first symbol of this epoch.
-    joined: Option<u64>,
     /// The pieces that were skipped last: what has begun to be skipped goes on to be skipped until
     /// it comes by again.
     skipped_last: [Option<Skipped>; 8],
@@ -45,8 +42,6 @@ struct Begun<A> {
 #[derive(Clone, Copy, Debug)]
 struct Skipped {
     piece: PieceIndex,
-    /// It was under way when the receiver came; otherwise no block was free.
-    is_late: bool,
     esi: Esi,
     counter: u64,
 }
@@ -71,8 +66,6 @@ pub(super) enum Taken {
     Useless,
     /// No block is free for its piece.
     NoMemory,
-    /// Its piece was under way when the receiver came.
-    Late,
     /// It does not fit the shape of its piece.
     Malformed,
 }
@@ -105,7 +98,6 @@ impl<C: Code> Window<C> {
             symbol_size,
             blocks,
             begun: BTreeMap::new(),
-            joined: None,
             skipped_last: [None; 8],
             skipped: 0,
         }
@@ -143,19 +135,17 @@ impl<C: Code> Window<C> {
     ) -> Result<Begun<C::Assembly>, Taken> {
         let shape = Shape::new(self.geometry.len(piece), self.symbol_size);
         let shape = shape.ok_or(Taken::Malformed)?;
-        let joined = *self.joined.get_or_insert(symbol.counter);
-        let was_sent_before = symbol.esi.get() > shape.source_symbols() / LATE_SHARE;
-        if was_sent_before && symbol.counter < joined + JOIN_PACKETS {
-            return Err(self.skip(piece, symbol, true));
-        }
         let mut skipped = self.skipped_last.iter().flatten();
         let skipped = skipped.find(|skipped| skipped.piece == piece);
-        if let Some(skipped) = skipped.filter(|skipped| skipped.goes_on_with(symbol)) {
-            let is_late = skipped.is_late;
-            return Err(self.skip(piece, symbol, is_late));
+        if skipped.is_some_and(|skipped| skipped.goes_on_with(symbol)) {
+            return Err(self.skip(piece, symbol));
         }
-        let Some(block) = self.blocks.take() else {
-            return Err(self.skip(piece, symbol, false));
+        let block = self
+            .blocks
+            .take()
+            .or_else(|| self.take_from_worst(symbol.counter));
+        let Some(block) = block else {
+            return Err(self.skip(piece, symbol));
         };
         Ok(Begun {
             block,
@@ -224,17 +214,29 @@ impl<C: Code> Window<C> {
 
     /// Notes that counters start anew: what was on its way will not come.
     pub(super) fn note_new_epoch(&mut self) {
-        (self.joined, self.skipped_last) = (None, [None; 8]);
+        self.skipped_last = [None; 8];
         for begun in self.begun.values_mut() {
             (begun.last, begun.settles, begun.is_reported) = (0, 0, false);
         }
     }
 
+    /// The block of the piece that lacks most, if that is much and it may have to wait for long.
+    fn take_from_worst(&mut self, counter: u64) -> Option<Block> {
+        let settled = self
+            .begun
+            .iter()
+            .filter(|(_, begun)| begun.has_settled(counter, None));
+        let (&piece, worst) = settled.max_by_key(|(_, begun)| begun.assembly.deficit())?;
+        if worst.assembly.deficit() <= worst.shape.source_symbols() / WORST_SHARE {
+            return None;
+        }
+        self.begun.remove(&piece).map(|begun| begun.block)
+    }
+
     /// Notes that a symbol of a piece is skipped.
-    fn skip(&mut self, piece: PieceIndex, symbol: Symbol<'_>, is_late: bool) -> Taken {
+    fn skip(&mut self, piece: PieceIndex, symbol: Symbol<'_>) -> Taken {
         let latest = Skipped {
             piece,
-            is_late,
             esi: symbol.esi,
             counter: symbol.counter,
         };
@@ -246,9 +248,6 @@ impl<C: Code> Window<C> {
             self.skipped_last[0] = Some(latest);
             true
         };
-        if is_late {
-            return Taken::Late;
-        }
         self.skipped += u32::from(is_new_pass);
         Taken::NoMemory
     }
@@ -286,5 +285,5 @@ impl<A: Assembly> Begun<A> {
     }
 }
 
-/// A piece of which more than this share was sent when the receiver came is left for later.
-const LATE_SHARE: u32 = 16;
+/// A piece that lacks more than one in so many of its symbols gives up its block if one is needed.
+const WORST_SHARE: u32 = 4;

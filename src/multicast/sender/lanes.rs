@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::demand::Demand;
+use super::demand::{Demand, Urgency};
 use crate::base::{Block, Blocks, Time};
 use crate::fec::{Code, ESI_MAX, Encoder, Esi, Shape};
 use crate::image::Geometry;
 use crate::machine::{DiskKind, DiskOp, FileId};
 use crate::multicast::limits::{
-    ENCODERS_MAX, INTERLEAVE, LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, REPAIR_EXTRA,
-    REPAIR_START_RANGE,
+    ENCODERS_MAX, INTERLEAVE, LANES_MAX, PATIENT_LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX,
+    REPAIR_EXTRA, REPAIR_START_RANGE,
 };
 use crate::multicast::random::Random;
 
@@ -122,7 +122,7 @@ impl<C: Code> Lanes<C> {
     ) -> Option<DiskOp> {
         self.open_ready(demand, &proactive);
         if self.repairs_under_way() < LANES_MAX
-            && let Some(op) = self.plan_repair(demand, now)
+            && let Some(op) = self.plan_repair(demand, Urgency::Urgent, now)
         {
             return Some(op);
         }
@@ -130,8 +130,15 @@ impl<C: Code> Lanes<C> {
             return None;
         }
         let block = self.blocks.take()?;
-        let piece = demand.take_whole()?;
-        Some(self.read(piece, Task::Whole, 0, block))
+        if let Some(piece) = demand.take_whole() {
+            return Some(self.read(piece, Task::Whole, 0, block));
+        }
+        drop(block);
+        let is_busy = self.wholes_waiting() > 0 || self.open.iter().any(|lane| lane.is_whole);
+        if is_busy || self.repairs_under_way() >= PATIENT_LANES_MAX {
+            return None;
+        }
+        self.plan_repair(demand, Urgency::Patient, now)
     }
 
     /// Closes the lanes of pieces that nobody lacks any more; tells whether that ended the last
@@ -270,15 +277,15 @@ impl<C: Code> Lanes<C> {
     }
 
     /// Takes the next repair: straight into a lane if its encoder is at hand, else gives a read.
-    fn plan_repair(&mut self, demand: &mut Demand, now: Time) -> Option<DiskOp> {
+    fn plan_repair(&mut self, demand: &mut Demand, urgency: Urgency, now: Time) -> Option<DiskOp> {
         while self.open.len() < LANES_MAX {
-            let piece = demand.next_repair(now)?;
+            let piece = demand.next_repair(urgency, now)?;
             let Some(encoder) = self.take_encoder(piece) else {
                 let block = self.blocks.take()?;
-                let count = demand.take_repair(piece) + REPAIR_EXTRA;
+                let count = demand.take_repair(urgency, piece) + REPAIR_EXTRA;
                 return Some(self.read(piece, Task::Repair(count), 0, block));
             };
-            let count = demand.take_repair(piece) + REPAIR_EXTRA;
+            let count = demand.take_repair(urgency, piece) + REPAIR_EXTRA;
             let shape = demand.shape(piece)?;
             self.open.push(Lane {
                 piece,
