@@ -45,6 +45,9 @@ pub(super) struct SendArgs {
     /// Send at most this many bits per second, as 200mbit or 2.5g [default: as many as arrive]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate_max: Option<u64>,
+    /// Ask for IGMP memberships once a minute, for switches with snooping where no router asks
+    #[arg(long)]
+    igmp_querier: bool,
     /// Payload bytes per datagram [default: from the interface's MTU]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(64..))]
     symbol_size: Option<u16>,
@@ -91,6 +94,7 @@ impl SendArgs {
     pub(super) fn to_options(&self, net: &NetArgs) -> NetOptions {
         NetOptions {
             rate_bytes_per_s_max: self.rate_max,
+            igmp_querier: self.igmp_querier,
             symbol_size: self.symbol_size,
             ..net.to_options()
         }

@@ -31,7 +31,11 @@ pub(super) struct Beacon {
 }
 
 impl Beacon {
-    fn start(name: &str, mut turn: impl FnMut() + Send + 'static) -> Result<Self> {
+    /// Starts a thread that takes turns, each of which ends within [`STEP`] or so.
+    ///
+    /// # Errors
+    /// If the thread cannot be had.
+    pub(super) fn start(name: &str, mut turn: impl FnMut() + Send + 'static) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let run = move || {

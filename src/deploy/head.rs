@@ -18,6 +18,7 @@ use super::identity::Identity;
 use super::interrupt::{Interrupt, Stop};
 use super::net::NetOptions;
 use super::plain;
+use super::querier::Querier;
 use super::token::{Record, Secret, Token, Tokens};
 use crate::base::counter::Counters;
 use crate::base::event::Events;
@@ -102,6 +103,7 @@ struct Head {
     server: Server,
     hub: Arc<Hub>,
     announcing: Option<Announcing>,
+    _querier: Option<Querier>,
     identity: Identity,
     address: SocketAddr,
 }
@@ -130,6 +132,8 @@ impl Head {
         let announcing = Announcing::start(&interface, net, port)
             .inspect_err(|error| events.warn(format!("{error}: nodes must be told --head")))
             .ok();
+        let querier = || Querier::start(&interface, events.clone());
+        let querier = net.igmp_querier.then(querier).transpose()?;
         let ip = match listen.ip() {
             ip if ip.is_unspecified() => interface.address(Family::V4).unwrap_or(ip),
             ip => ip,
@@ -138,6 +142,7 @@ impl Head {
             server,
             hub,
             announcing,
+            _querier: querier,
             identity,
             address: SocketAddr::new(ip, port),
         };

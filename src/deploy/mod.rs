@@ -28,6 +28,7 @@ mod catalog;
 mod hub;
 mod identity;
 mod plain;
+mod querier;
 mod store;
 
 use ring::rand::SecureRandom as _;

@@ -32,6 +32,8 @@ pub struct NetOptions {
     pub ttl: u8,
     /// The most bytes per second that are sent.
     pub rate_bytes_per_s_max: Option<u64>,
+    /// Whether the head asks for IGMP memberships.
+    pub igmp_querier: bool,
     /// Bytes of payload per datagram; `None` follows the interface's MTU.
     pub symbol_size: Option<u16>,
     /// How to ask the kernel.
@@ -46,6 +48,7 @@ impl Default for NetOptions {
             port: GROUP_PORT_DEFAULT,
             ttl: 1,
             rate_bytes_per_s_max: None,
+            igmp_querier: false,
             symbol_size: None,
             backend: Backend::Auto,
         }

@@ -33,6 +33,12 @@ pub(crate) struct Fleet<'lab> {
 impl<'lab> Fleet<'lab> {
     /// Makes the image, publishes it, and serves it at most at `rate` (as in `50mbit`).
     pub(crate) fn serve(lab: &'lab Lab, rate: Option<&str>) -> Self {
+        let rate = rate.map(|rate| ["--rate-max", rate]);
+        Self::serve_with(lab, rate.as_ref().map_or(&[], |rate| rate.as_slice()))
+    }
+
+    /// The same with any options of `serve`.
+    pub(crate) fn serve_with(lab: &'lab Lab, options: &[&str]) -> Self {
         let scratch = lab.scratch();
         let (source, store) = (scratch.join("source"), scratch.join("store"));
         make_tree(&source);
@@ -61,9 +67,7 @@ impl<'lab> Fleet<'lab> {
             .arg(&store)
             .args(["serve", "--interface", "eth0"]);
         command.args(["--group", &GROUP.to_string()]);
-        if let Some(rate) = rate {
-            command.args(["--rate-max", rate]);
-        }
+        command.args(options);
         let head = lab.spawn("head", command, &scratch.join("head.log"));
         Self {
             lab,

@@ -5,4 +5,5 @@ mod faults;
 mod fleet;
 pub(crate) mod lab;
 mod proof;
+mod snooping;
 mod transfer;

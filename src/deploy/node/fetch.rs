@@ -36,6 +36,10 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 const REPORT_PERIOD: Duration = Duration::from_secs(2);
 /// How long a joined session is left alone before it is asked for again.
 const REJOIN_PERIOD: Duration = Duration::from_secs(3);
+/// How often a silent group is left and joined again at that pace; then at the next.
+const REGROUPS_QUICK: u32 = 3;
+/// The time between later attempts.
+const REGROUP_PERIOD: Duration = Duration::from_secs(30);
 /// How often the head may send wrong bytes of one piece.
 const WRONG_MAX: u8 = 3;
 /// Nothing new from anywhere for this long ends the job.
@@ -106,6 +110,11 @@ struct Job<'a> {
     listening: Option<Listening>,
     joining: bool,
     join_backoff: Backoff,
+    /// Nothing is heard from the sender.
+    is_silent: bool,
+    /// How often the silent group was joined again, and when it may be next.
+    regroups: u32,
+    regroup_at: Time,
     range_backoff: Backoff,
     fallback: Fallback,
     cause: Option<Cause>,
@@ -134,6 +143,9 @@ impl<'a> Job<'a> {
             listening: None,
             joining: false,
             join_backoff: Backoff::new(),
+            is_silent: false,
+            regroups: 0,
+            regroup_at: Time::ZERO,
             range_backoff: Backoff::new(),
             fallback: Fallback::new(Time::ZERO),
             cause: None,
@@ -200,13 +212,17 @@ impl<'a> Job<'a> {
                     .warn(format!("{piece} was not stored: {error}"));
                 self.abandon(piece, abandoned);
             }
-            Heard::UnknownEpoch | Heard::Silent => self.join(now),
+            Heard::UnknownEpoch => self.join(now),
+            Heard::Silent => {
+                self.is_silent = true;
+                self.join(now);
+            }
             Heard::Closed => {
                 self.listening = None;
                 self.fallback.down(Cause::Silent);
                 self.join(now);
             }
-            Heard::Alive => {}
+            Heard::Alive => (self.is_silent, self.regroups) = (false, 0),
             Heard::Demoted => self.fallback.demoted(),
             Heard::Stats(stats) => {
                 let before = self.fetched.stats.received.min(stats.received);
@@ -327,10 +343,11 @@ impl<'a> Job<'a> {
         let ip = self.work.head.ip();
         if let Some(listening) = &mut self.listening
             && (listening.is(&session, &secret) || listening.rekey(&session, &secret, ip))
+            && !self.must_regroup(now)
         {
             return;
         }
-        self.listening = None;
+        let is_again = self.listening.take().is_some();
         let start = Start {
             session,
             secret,
@@ -345,11 +362,32 @@ impl<'a> Job<'a> {
         match Listening::start(&start) {
             Ok(listening) => {
                 self.listening = Some(listening);
-                self.fallback.joined(now);
+                if !is_again {
+                    self.fallback.joined(now);
+                }
                 self.fetched.stats = Stats::default();
             }
             Err(error) => self.cannot_listen(error.to_string(), now),
         }
+    }
+
+    /// Whether the group is left and joined again, because nothing comes though the head sends: that
+    /// makes the kernel report its membership, which a switch may have forgotten.
+    fn must_regroup(&mut self, now: Time) -> bool {
+        let is_silent = self.is_silent || self.cause == Some(Cause::Filtered);
+        if !is_silent || now < self.regroup_at {
+            return false;
+        }
+        self.regroups += 1;
+        let is_quick = self.regroups <= REGROUPS_QUICK;
+        self.regroup_at = now
+            + if is_quick {
+                REJOIN_PERIOD
+            } else {
+                REGROUP_PERIOD
+            };
+        self.work.events.note("the group is joined again");
+        true
     }
 
     fn tick(&mut self, sink: &mut dyn Sink) -> Result {
