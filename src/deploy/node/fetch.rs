@@ -371,8 +371,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Whether the group is left and joined again, because nothing comes though the head sends: that
-    /// makes the kernel report its membership, which a switch may have forgotten.
+    /// Whether the group is left and joined again, because nothing comes though the head sends:
+    /// that makes the kernel report its membership, which a switch may have forgotten.
     fn must_regroup(&mut self, now: Time) -> bool {
         let is_silent = self.is_silent || self.cause == Some(Cause::Filtered);
         if !is_silent || now < self.regroup_at {
