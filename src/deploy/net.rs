@@ -16,8 +16,9 @@ pub const GROUP_PORT_DEFAULT: u16 = 7080;
 const IP_UDP_BYTES: u32 = 28;
 /// Symbols are a multiple of this size, so that blocks stay aligned.
 const SYMBOL_STEP: u32 = 64;
-/// The largest symbol that is chosen unasked.
-const SYMBOL_BYTES_MAX: u32 = 8192;
+/// The largest MTU that every network has; larger frames get lost where one cable or switch on the
+/// way does not take them, without a word.
+const MTU_EVERYWHERE: u32 = 1500;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub struct NetOptions {
     pub rate_bytes_per_s_max: Option<u64>,
     /// Whether the head asks for IGMP memberships.
     pub igmp_querier: bool,
-    /// Bytes of payload per datagram; `None` follows the interface's MTU.
+    /// Bytes of payload per datagram; `None` follows the interface's MTU, up to 1500.
     pub symbol_size: Option<u16>,
     /// How to ask the kernel.
     pub backend: Backend,
@@ -91,7 +92,8 @@ impl NetOptions {
     pub(crate) fn symbol_size(&self, interface: &Interface) -> Result<u16> {
         let overhead = IP_UDP_BYTES + u32::try_from(DATA_OVERHEAD).or_kind(Kind::Internal)?;
         let room = interface.mtu.saturating_sub(overhead);
-        let largest = (room / SYMBOL_STEP * SYMBOL_STEP).min(SYMBOL_BYTES_MAX);
+        let usual = interface.mtu.min(MTU_EVERYWHERE).saturating_sub(overhead);
+        let largest = usual / SYMBOL_STEP * SYMBOL_STEP;
         let size = match self.symbol_size {
             None => largest,
             Some(asked) if u32::from(asked) <= room && asked > 0 => u32::from(asked),
@@ -163,7 +165,7 @@ mod tests {
     #[test]
     fn symbols_follow_the_mtu() {
         let options = NetOptions::default();
-        for (mtu, size) in [(1500, 1408), (9000, 8192), (65536, 8192), (576, 448)] {
+        for (mtu, size) in [(1500, 1408), (9000, 1408), (65536, 1408), (576, 448)] {
             assert_eq!(options.symbol_size(&interface(mtu)).unwrap(), size);
         }
         assert!(options.symbol_size(&interface(100)).is_err());
@@ -172,6 +174,7 @@ mod tests {
             ..NetOptions::default()
         };
         assert_eq!(asked(1424).symbol_size(&interface(1500)).unwrap(), 1424);
+        assert_eq!(asked(8192).symbol_size(&interface(9000)).unwrap(), 8192);
         let error = asked(1425).symbol_size(&interface(1500)).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage);
     }

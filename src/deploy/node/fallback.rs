@@ -28,6 +28,8 @@ pub(super) enum Cause {
     Filtered,
     /// It came, and stopped.
     Silent,
+    /// Of what is sent only the small datagrams come.
+    TooLarge,
     /// The head has put this node last.
     Demoted,
     /// Datagrams come, but no piece is completed.
@@ -46,6 +48,10 @@ impl fmt::Display for Cause {
             Self::Silent => {
                 "multicast has stopped reaching this node (IGMP membership lost, or the head is gone)"
             }
+            Self::TooLarge => {
+                "only the small datagrams of the multicast reach this node (an MTU on the way is too \
+                 small for --symbol-size)"
+            }
             Self::Demoted => "this node cannot follow the multicast (slow disk or lossy link)",
             Self::Stuck => "multicast reaches this node but completes no piece (heavy loss)",
         };
@@ -63,6 +69,8 @@ pub(super) struct Fallback {
     /// The last second with traffic, or the moment from which some can be expected.
     traffic_at: Time,
     ever_heard: bool,
+    /// Nearly all datagrams of the last second were lost.
+    is_starved: bool,
     is_demoted: bool,
 }
 
@@ -74,6 +82,7 @@ impl Fallback {
             piece_at: now,
             traffic_at: now,
             ever_heard: false,
+            is_starved: false,
             is_demoted: false,
         }
     }
@@ -82,7 +91,7 @@ impl Fallback {
     pub(super) fn joined(&mut self, now: Time) {
         self.down = None;
         (self.piece_at, self.traffic_at) = (now, now);
-        (self.ever_heard, self.is_demoted) = (false, false);
+        (self.ever_heard, self.is_starved, self.is_demoted) = (false, false, false);
     }
 
     /// There can be no multicast now.
@@ -96,9 +105,10 @@ impl Fallback {
         (self.piece_at, self.traffic_at) = (now, now);
     }
 
-    /// This many authentic datagrams came in the last second.
-    pub(super) const fn datagrams(&mut self, count: u64, now: Time) {
+    /// So many authentic datagrams came in the last second, and so many were lost.
+    pub(super) const fn datagrams(&mut self, count: u64, lost: u64, now: Time) {
         self.ever_heard |= count > 0;
+        self.is_starved = count > 0 && lost >= TRAFFIC_DATAGRAMS_MIN && lost / 16 > count;
         if count >= TRAFFIC_DATAGRAMS_MIN {
             self.traffic_at = now;
         }
@@ -128,6 +138,8 @@ impl Fallback {
             Some(Cause::Filtered)
         } else if self.is_demoted {
             Some(Cause::Demoted)
+        } else if self.is_starved {
+            Some(Cause::TooLarge)
         } else if without_traffic >= QUIET_MAX {
             Some(Cause::Silent)
         } else {
@@ -203,10 +215,10 @@ mod tests {
         let mut fallback = Fallback::new(at(0));
         fallback.joined(at(0));
         for second in 1..10 {
-            fallback.datagrams(TRAFFIC_DATAGRAMS_MIN, at(second * 1000));
+            fallback.datagrams(TRAFFIC_DATAGRAMS_MIN, 0, at(second * 1000));
             assert_eq!(fallback.cause(at(second * 1000)), None, "after {second} s");
         }
-        fallback.datagrams(TRAFFIC_DATAGRAMS_MIN, at(10_000));
+        fallback.datagrams(TRAFFIC_DATAGRAMS_MIN, 0, at(10_000));
         assert_eq!(fallback.cause(at(10_000)), Some(Cause::Stuck));
     }
 
@@ -214,7 +226,7 @@ mod tests {
     fn control_datagrams_alone_are_silence() {
         let mut fallback = Fallback::new(at(0));
         fallback.joined(at(0));
-        fallback.datagrams(TRAFFIC_DATAGRAMS_MIN - 1, at(1900));
+        fallback.datagrams(TRAFFIC_DATAGRAMS_MIN - 1, 0, at(1900));
         assert_eq!(fallback.cause(at(2000)), Some(Cause::Silent));
     }
 
@@ -224,7 +236,7 @@ mod tests {
         fallback.joined(at(0));
         fallback.piece(at(100));
         fallback.demoted();
-        fallback.datagrams(1000, at(500));
+        fallback.datagrams(1000, 0, at(500));
         assert_eq!(fallback.cause(at(599)), None);
         assert_eq!(fallback.cause(at(600)), Some(Cause::Demoted));
     }

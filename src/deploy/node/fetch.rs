@@ -225,8 +225,10 @@ impl<'a> Job<'a> {
             Heard::Alive => (self.is_silent, self.regroups) = (false, 0),
             Heard::Demoted => self.fallback.demoted(),
             Heard::Stats(stats) => {
-                let before = self.fetched.stats.received.min(stats.received);
-                self.fallback.datagrams(stats.received - before, now);
+                let before = self.fetched.stats;
+                let received = stats.received.saturating_sub(before.received);
+                let lost = stats.lost.saturating_sub(before.lost);
+                self.fallback.datagrams(received, lost, now);
                 self.fetched.stats = stats;
                 self.work.events.raise(Event::Node {
                     node: self.work.join.host.clone(),

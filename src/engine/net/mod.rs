@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::error::{Error, ErrorKind, Result};
@@ -49,6 +50,8 @@ impl Socket {
             if bind.is_ipv4() {
                 // An address would do for most interfaces, an index does for those without one.
                 sys::set_multicast_interface_v4(socket, interface.index)?;
+                // Never in fragments, of which one lost loses all.
+                set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?;
                 socket.set_multicast_ttl_v4(ttl.into())?;
                 socket.set_multicast_loop_v4(true)
             } else {
