@@ -17,6 +17,7 @@
 //! of it that lets the simulator run thousands of receivers.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod cost;
 mod counted;
 mod dense;
 mod gf256;

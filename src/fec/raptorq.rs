@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use raptorq::{EncodingPacket, PayloadId, SourceBlockDecoder};
 
-use super::plan::{BLOCK_NUMBER, Plan, Plans, ROWS_MAX, config, guarded, repair_of};
+use super::plan::{BLOCK_NUMBER, Plan, Plans, config, guarded, repair_of};
 use super::symbols::{Symbols, check_block, check_repairs};
-use super::{Added, Assembly, Code, Error, Esi, Kernel, Shape, dense};
+use super::{Added, Assembly, Code, Error, Esi, Kernel, Shape, cost, dense};
 
 /// RaptorQ as RFC 6330 has it: source block number 0, no sub-blocks.
 #[derive(Debug)]
@@ -57,7 +57,8 @@ impl Code for RaptorQ {
         check_block(shape, block)?;
         check_repairs(shape, esis, symbols)?;
         let plan = self.plans.get(shape);
-        if let Some(kernel) = dense_kernel(self.kernel, shape, esis.len(), Kernel::encode_max) {
+        let is_faster = |kernel: &Kernel| cost::encodes_faster(*kernel, shape, esis.len());
+        if let Some(kernel) = self.kernel.filter(is_faster) {
             return dense::encode(kernel, &plan, shape, block, esis, symbols);
         }
         let encoder = plan.encoder(shape, block)?;
@@ -77,16 +78,6 @@ impl Code for RaptorQ {
     }
 }
 
-/// The kernel, if `count` symbols of such a block are made faster with it than by the crate.
-fn dense_kernel(
-    kernel: Option<Kernel>,
-    shape: Shape,
-    count: usize,
-    most: impl Fn(Kernel) -> usize,
-) -> Option<Kernel> {
-    kernel.filter(|&kernel| shape.source_symbols() <= ROWS_MAX && count <= most(kernel))
-}
-
 /// Gathers symbols and solves for the block once there are enough.
 #[derive(Debug)]
 pub struct RaptorQAssembly {
@@ -100,7 +91,8 @@ impl RaptorQAssembly {
     fn solve(&self, block: &mut [u8]) -> Result<bool, Error> {
         let shape = self.symbols.shape();
         let missing = self.symbols.missing_indices().count();
-        if let Some(kernel) = dense_kernel(self.kernel, shape, missing, Kernel::solve_max) {
+        let is_faster = |kernel: &Kernel| cost::solves_faster(*kernel, shape, missing);
+        if let Some(kernel) = self.kernel.filter(is_faster) {
             return dense::solve(kernel, &self.plan, &self.symbols, block);
         }
         let Some(whole) = self.decode(block)? else {

@@ -1,4 +1,5 @@
 //! The binary against stock tools.
 
+mod lcrq;
 mod tar;
 mod udpcast;

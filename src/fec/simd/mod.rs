@@ -17,6 +17,8 @@ mod x86;
 
 use std::fmt;
 
+use super::cost::Speed;
+
 /// The width of a stripe, in bytes.
 pub(super) const STRIPE: usize = 128;
 
@@ -116,33 +118,19 @@ impl Kernel {
         }
     }
 
-    /// The most missing symbols for which the dense path is faster than the `raptorq` crate, as
-    /// `cargo bench --bench codec` shows it for a piece of 1 MiB.
-    pub(super) const fn solve_max(self) -> usize {
-        match self.0 {
+    /// What the kernel takes, as [`Speed`] has it.
+    pub(super) const fn speed(self) -> Speed {
+        let (byte_ps, step_ps) = match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Gfni => 100,
+            Kind::Gfni => (8, 400),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => 64,
-            // Not measured, and so what the portable kernel has.
+            Kind::Avx2 => (25, 500),
+            // Not measured: a guess on the safe side.
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => 24,
-            Kind::Portable => 24,
-        }
-    }
-
-    /// The most repair symbols that the dense path makes faster than the `raptorq` crate, likewise.
-    pub(super) const fn encode_max(self) -> usize {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Gfni => 80,
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => 32,
-            // Not measured, and so what the portable kernel has.
-            #[cfg(target_arch = "aarch64")]
-            Kind::Neon => 10,
-            Kind::Portable => 10,
-        }
+            Kind::Neon => (60, 1000),
+            Kind::Portable => (90, 6000),
+        };
+        Speed { byte_ps, step_ps }
     }
 }
 

@@ -14,7 +14,7 @@ type Lanes = [u64; STRIPE / 8];
 const ZERO: Lanes = [0; STRIPE / 8];
 
 /// From how many sources on the buckets pay.
-const BUCKETS_MIN: usize = 16;
+const BUCKETS_MIN: usize = 4;
 
 pub(super) fn add<const N: usize>(
     sums: &mut [Stripe; N],
