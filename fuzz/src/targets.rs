@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flashover::base::block::PlainBlocks;
 use flashover::base::{Bitmap, Counters, EpochId, NodeId, PieceIndex, Time, units};
+use flashover::deploy::control::range::{self, Asked};
 use flashover::deploy::token::Token;
 use flashover::fec::{Assembly, Code, Esi, RaptorQ, Shape};
 use flashover::image::{Geometry, ImageName, Manifest, PublicKey, sign};
@@ -38,6 +39,7 @@ pub const ALL: &[Target] = &[
     ("fec", fec),
     ("token", token),
     ("words", words),
+    ("range", range_header),
     ("receiver", receive),
     ("sender", send),
 ];
@@ -171,6 +173,22 @@ pub fn words(data: &[u8]) {
     }
     // A refusal is an answer, too.
     let _refused = units::parse_rate(text).is_err();
+}
+
+/// What a node asks the head for: the size of a file, then a `Range` header.
+pub fn range_header(data: &[u8]) {
+    let Some((&size, header)) = data.split_first_chunk() else {
+        return;
+    };
+    let size = u64::from_be_bytes(size);
+    let Some(header) = text(header) else {
+        return;
+    };
+    if let Asked::Part(part) = range::parse(Some(header), size) {
+        assert!(part.start < part.end && part.end <= size);
+        let written = format!("bytes={}-{}", part.start, part.end - 1);
+        assert_eq!(range::parse(Some(&written), size), Asked::Part(part));
+    }
 }
 
 fn text(data: &[u8]) -> Option<&str> {

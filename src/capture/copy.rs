@@ -65,13 +65,12 @@ pub fn copy_tree(
     options: &ScanOptions,
     replace: bool,
 ) -> Result<Copied, CopyError> {
-    let temporary = claim(to, replace)?;
-    std::fs::create_dir(&temporary).map_err(|error| at("make", &temporary, error))?;
-    let mut copy = TreeCopy::new(from, &temporary, options)?;
-    copy.run()?;
-    let copied = copy.copied;
-    put_in_place(&temporary, to, replace)?;
-    Ok(copied)
+    make(to, replace, |temporary| {
+        std::fs::create_dir(temporary).map_err(|error| at("make", temporary, error))?;
+        let mut copy = TreeCopy::new(from, temporary, options)?;
+        copy.run()?;
+        Ok(copy.copied)
+    })
 }
 
 /// Copies the disk, partition or file at `from` to the new file `to`, sparsely: holes of a file,
@@ -80,15 +79,18 @@ pub fn copy_tree(
 /// # Errors
 /// If `to` exists, or anything cannot be read or written.
 pub fn copy_disk(from: &Path, to: &Path, replace: bool) -> Result<Copied, CopyError> {
-    let temporary = claim(to, replace)?;
+    make(to, replace, |temporary| copy_disk_to(from, temporary))
+}
+
+fn copy_disk_to(from: &Path, to: &Path) -> Result<Copied, CopyError> {
     let source = File::open(from).map_err(|error| at("open", from, error))?;
     let about = source.metadata().map_err(|error| at("read", from, error))?;
     let target = File::options()
         .read(true)
         .write(true)
         .create_new(true)
-        .open(&temporary)
-        .map_err(|error| at("make", &temporary, error))?;
+        .open(to)
+        .map_err(|error| at("make", to, error))?;
     let fail = |error| at("copy", from, error);
     let bytes = if about.is_file() {
         copy_content(&source, &target, about.len()).map_err(fail)?
@@ -99,13 +101,9 @@ pub fn copy_disk(from: &Path, to: &Path, replace: bool) -> Result<Copied, CopyEr
             io::ErrorKind::InvalidInput,
             "it is neither a file nor a disk",
         );
-        drop(std::fs::remove_file(&temporary));
         return Err(at("import", from, what));
     };
-    target
-        .sync_all()
-        .map_err(|error| at("sync", &temporary, error))?;
-    put_in_place(&temporary, to, replace)?;
+    target.sync_all().map_err(|error| at("sync", to, error))?;
     Ok(Copied {
         entries: 1,
         bytes,
@@ -328,6 +326,24 @@ fn copy_device(source: &File, target: &File) -> io::Result<u64> {
         at += step as u64;
     }
     Ok(bytes)
+}
+
+/// Makes `to` under another name first; if `work` fails nothing of it stays.
+fn make(
+    to: &Path,
+    replace: bool,
+    work: impl FnOnce(&Path) -> Result<Copied, CopyError>,
+) -> Result<Copied, CopyError> {
+    let temporary = claim(to, replace)?;
+    let made = work(&temporary).and_then(|copied| {
+        put_in_place(&temporary, to, replace)?;
+        Ok(copied)
+    });
+    if made.is_err() {
+        // The first error is the one to tell.
+        drop(remove(&temporary));
+    }
+    made
 }
 
 /// Checks that `to` may be made; gives the name to make it under, free of an earlier attempt.

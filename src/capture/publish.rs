@@ -109,8 +109,9 @@ pub fn publish(
     }
     let sealed = sign::seal(&manifest, &key);
     let bundle = store.bundle_path(name, serial);
-    temporary.rename(&bundle)?;
+    let named = temporary.rename(&bundle)?;
     write_whole(&store.manifest_path(name, serial), 0o644, &sealed)?;
+    named.keep();
     Ok(Published {
         manifest,
         bundle,

@@ -90,7 +90,7 @@ impl Source {
                 if nodes[index.as_usize()].allocated >= size {
                     return Ok(None);
                 }
-                let file = tree.open_file(nodes.as_slice(), index.0)?;
+                let file = self.open_file(tree, nodes, index)?;
                 tree::data_ranges(&file, size).map_err(fail)?
             }
             Self::Disk { file, mtime, .. } => {
@@ -117,7 +117,7 @@ impl Source {
         let opened;
         let (file, expected) = match self {
             Self::Tree { tree, nodes } => {
-                opened = tree.open_file(nodes.as_slice(), index.0)?;
+                opened = self.open_file(tree, nodes, index)?;
                 let node = &nodes[index.as_usize()];
                 let NodeKind::File { size } = node.kind else {
                     return Err(self.changed(index));
@@ -147,6 +147,18 @@ impl Source {
             return Err(self.changed(index));
         }
         Ok(())
+    }
+
+    /// Opens a file of the tree; one that is gone, or became something else, has changed.
+    fn open_file(&self, tree: &Tree, nodes: &[Node], index: EntryIndex) -> Result<File> {
+        use tree::ErrorKind as K;
+        tree.open_file(nodes, index.0)
+            .map_err(|error| match error.kind() {
+                K::Missing | K::Escape => self.changed(index),
+                K::NoSpace | K::ReadOnly | K::Denied | K::Exists | K::NotSupported | K::Other => {
+                    error.into()
+                }
+            })
     }
 
     fn changed(&self, index: EntryIndex) -> Error {

@@ -106,12 +106,17 @@ pub(super) struct Written {
 pub(super) struct Temporary(PathBuf);
 
 impl Temporary {
-    /// Gives the file its name.
-    pub(super) fn rename(mut self, to: &Path) -> Result<()> {
-        let path = std::mem::take(&mut self.0);
-        fs::rename(&path, to)
-            .and_then(|()| sync_directory_of(to))
-            .map_err(Error::store("write", to))
+    /// Gives the file its name, and still removes it unless it is kept.
+    pub(super) fn rename(mut self, to: &Path) -> Result<Self> {
+        fs::rename(&self.0, to).map_err(Error::store("write", to))?;
+        to.clone_into(&mut self.0);
+        sync_directory_of(to).map_err(Error::store("write", to))?;
+        Ok(self)
+    }
+
+    /// Leaves the file where it is.
+    pub(super) fn keep(mut self) {
+        self.0.clear();
     }
 }
 

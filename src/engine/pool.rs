@@ -1,7 +1,7 @@
 //! Memory that payload lives in: one mapping, cut into equal page-aligned blocks.
 //!
 //! ```text
-//!   memfd mapping   | block 0 | block 1 | … | block n-1 |     each starts on a page
+//!   the mapping     | block 0 | block 1 | … | block n-1 |     each starts on a page
 //!   free list       indices of the blocks that nobody owns
 //! ```
 //!
@@ -14,8 +14,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use rustix::fs::MemfdFlags;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::error::{Error, ErrorKind, Result};
 use crate::base::{Block, BlockMemory, Blocks};
@@ -170,8 +169,8 @@ impl ArenaBlock {
 
 impl BlockMemory for ArenaBlock {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is mapped and initialised (memfd pages are zero), and this block is its
-        // only owner (kept by the free list).
+        // SAFETY: the range is mapped and initialised (anonymous pages are zero), and this block is
+        // its only owner (kept by the free list).
         unsafe { std::slice::from_raw_parts(self.address().as_ptr(), self.mapping.block_size) }
     }
 
@@ -198,24 +197,16 @@ fn page_size() -> usize {
     usize::try_from(size).expect("a system has a page size")
 }
 
-/// Maps anonymous shared memory with a name that `/proc/*/maps` shows.
+/// Maps anonymous memory, in huge pages where the kernel has them: a ring pins the arena page by
+/// page when it registers it.
 fn map(length: usize) -> rustix::io::Result<NonNull<u8>> {
-    let file = rustix::fs::memfd_create("flashover-arena", MemfdFlags::CLOEXEC)?;
-    let size = u64::try_from(length).map_err(|_| rustix::io::Errno::INVAL)?;
-    rustix::fs::ftruncate(&file, size)?;
     let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a null hint lets the kernel choose a free range, so no memory in use is replaced; the
-    // file has `length` bytes and nobody else can truncate it.
+    // SAFETY: a null hint lets the kernel choose a free range, so no memory in use is replaced.
     let address = unsafe {
-        rustix::mm::mmap(
-            std::ptr::null_mut(),
-            length,
-            protection,
-            MapFlags::SHARED,
-            &file,
-            0,
-        )
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE)
     }?;
+    // SAFETY: the range is the mapping just made; the advice changes no content. It may be refused.
+    let _ = unsafe { rustix::mm::madvise(address, length, Advice::LinuxHugepage) };
     NonNull::new(address.cast()).ok_or(rustix::io::Errno::NOMEM)
 }
 

@@ -31,7 +31,7 @@ pub(super) struct DeviceSink {
     /// Per frame the position of its first extent.
     first_extents: Vec<u32>,
     extents: Vec<Extent>,
-    threads: usize,
+    readers: usize,
     events: Events,
 }
 
@@ -84,7 +84,7 @@ impl DeviceSink {
             },
             first_extents: super::plan::first_extents(manifest),
             extents: manifest.extents.clone(),
-            threads: options.threads.get(),
+            readers: super::readers(options),
             events: options.events.clone(),
         })
     }
@@ -172,7 +172,7 @@ impl Sink for DeviceSink {
             }
         };
         let hash = content
-            .hash_in_parallel(self.threads, &progress)
+            .hash_in_parallel(self.readers, &progress)
             .map_err(|error| self.error("read back", error))?;
         if hash == self.hash {
             return Ok(self.size);

@@ -34,7 +34,7 @@ pub(super) struct DirectorySink {
     pub(super) tree: Tree,
     pub(super) refusals: Refusals,
     pub(super) events: Events,
-    pub(super) threads: usize,
+    pub(super) readers: usize,
     first_extents: Vec<u32>,
     /// How many extents each entry still waits for.
     pending: Vec<AtomicU32>,
@@ -91,7 +91,7 @@ impl DirectorySink {
             spanning: spanning(&manifest),
             refusals: Refusals::new(options.strict),
             events: options.events.clone(),
-            threads: options.threads.get(),
+            readers: super::readers(options),
             first_extents: first_extents(&manifest),
             loose: indices(&manifest.entries).filter(is_loose).collect(),
             pending,

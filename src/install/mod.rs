@@ -75,7 +75,7 @@ pub enum Target {
 /// How to unpack.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many threads work; as many as there are processors by default.
+    /// How many threads unpack; as many as there are processors by default.
     pub threads: NonZeroUsize,
     /// Whether a target directory that holds something else is emptied first.
     pub replace: bool,
@@ -246,6 +246,13 @@ impl Drop for Unpacker {
 
 /// More threads than this bring nothing: the disk and its file system are the limit.
 const THREADS_MAX: usize = 16;
+/// Fewer threads than this leave a disk idle that is read back, file by file: they mostly wait.
+const READERS_MIN: usize = 8;
+
+/// How many threads read back.
+fn readers(options: &Options) -> usize {
+    options.threads.get().clamp(READERS_MIN, THREADS_MAX)
+}
 
 /// What a bundle is unpacked into. The calls come in the order of the methods; those of the first
 /// two from many threads.

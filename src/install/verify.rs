@@ -22,7 +22,7 @@ use crate::tree::{
 pub(super) fn all_but_root(sink: &DirectorySink) -> Result<u64> {
     let check = Check::new(sink);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..sink.threads)
+        let workers: Vec<_> = (0..sink.readers)
             .map(|_| scope.spawn(|| check.small_entries()))
             .collect();
         workers
@@ -139,7 +139,7 @@ impl<'a> Check<'a> {
         for index in large {
             if let EntryKind::File { hash, .. } = self.entries[index as usize].kind {
                 self.content(index, hash, |content| {
-                    content.hash_in_parallel(self.sink.threads, &progress)
+                    content.hash_in_parallel(self.sink.readers, &progress)
                 })?;
             }
         }

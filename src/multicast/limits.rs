@@ -21,6 +21,8 @@ pub const RECEIVERS_MAX: usize = 20_000;
 pub const INTERLEAVE: usize = 4;
 /// How many pieces are sent at a time, new ones and repairs together.
 pub const LANES_MAX: usize = 8;
+/// How many repairs may be under way when one that can wait is begun.
+pub const PATIENT_LANES_MAX: usize = 4;
 /// How many pieces are read ahead of the ones being sent.
 pub const READ_AHEAD: usize = 8;
 /// How many repair symbols of a piece are made at a time.

@@ -1,6 +1,7 @@
 //! The last word on a piece: its hash.
 
 use crate::base::PieceIndex;
+use crate::image::hash::piece_value;
 use crate::image::{Geometry, Hash};
 
 /// Says whether the bytes of a piece are right.
@@ -28,20 +29,8 @@ impl Verify for PieceHashes {
     fn verify(&self, piece: PieceIndex, bytes: &[u8]) -> bool {
         let expected = self.hashes.get(piece.as_usize());
         bytes.len() == self.geometry.len(piece)
-            && expected == Some(&piece_hash(self.geometry, piece, bytes))
+            && expected == Some(&piece_value(self.geometry, piece, bytes))
     }
-}
-
-/// The BLAKE3 subtree of a piece at its place in the bundle; the root for a bundle of one piece.
-#[must_use]
-pub fn piece_hash(geometry: Geometry, piece: PieceIndex, bytes: &[u8]) -> Hash {
-    use blake3::hazmat::HasherExt;
-    if geometry.piece_count() == 1 {
-        return Hash::of(bytes);
-    }
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(geometry.offset(piece));
-    Hash(hasher.update(bytes).finalize_non_root())
 }
 
 #[cfg(test)]
@@ -58,7 +47,7 @@ mod tests {
         };
         let hashes = geometry
             .pieces()
-            .map(|piece| piece_hash(geometry, piece, part(piece)));
+            .map(|piece| piece_value(geometry, piece, part(piece)));
         let hashes = PieceHashes::new(geometry, hashes.collect()).unwrap();
         for piece in geometry.pieces() {
             assert!(hashes.verify(piece, part(piece)));

@@ -55,7 +55,7 @@ impl Content<'_> {
                 }
                 for chunk in chunks {
                     values.push((chunk, self.chunk_value(chunk, &mut buffer)?));
-                    progress(CHUNK_BYTES);
+                    progress(CHUNK_BYTES.min(self.size - chunk * CHUNK_BYTES));
                 }
             }
         };
@@ -138,10 +138,15 @@ mod tests {
             data: &data,
         };
         assert_eq!(content.hash(&mut Vec::new()).unwrap(), Hash::of(&bytes));
+        let done = AtomicU64::new(0);
+        let progress = |bytes| {
+            done.fetch_add(bytes, Ordering::Relaxed);
+        };
         assert_eq!(
-            content.hash_in_parallel(3, &|_| {}).unwrap(),
+            content.hash_in_parallel(3, &progress).unwrap(),
             Hash::of(&bytes)
         );
+        assert_eq!(done.into_inner(), content.size);
         let empty = Content {
             size: 0,
             data: &[],

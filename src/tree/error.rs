@@ -26,7 +26,7 @@ pub enum ErrorKind {
     Denied,
     /// Something is there already.
     Exists,
-    /// It is not there, or no longer.
+    /// It is not there, or no longer, or something else has its place.
     Missing,
     /// The name, or something on the way, would lead out of the tree.
     Escape,
@@ -74,9 +74,10 @@ fn kind_of(source: &io::Error) -> ErrorKind {
         Some(Errno::ROFS) => ErrorKind::ReadOnly,
         Some(Errno::PERM | Errno::ACCESS) => ErrorKind::Denied,
         Some(Errno::EXIST | Errno::NOTEMPTY) => ErrorKind::Exists,
-        Some(Errno::NOENT) => ErrorKind::Missing,
+        Some(Errno::NOENT | Errno::NOTDIR) => ErrorKind::Missing,
         Some(Errno::XDEV | Errno::LOOP) => ErrorKind::Escape,
         Some(Errno::OPNOTSUPP | Errno::NOSYS) => ErrorKind::NotSupported,
+        None if source.kind() == io::ErrorKind::NotFound => ErrorKind::Missing,
         _ => ErrorKind::Other,
     }
 }

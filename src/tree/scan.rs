@@ -174,7 +174,8 @@ impl Tree {
             .map_err(|errno| fail(errno.into()))?;
         let stat = rustix::fs::fstat(&file).map_err(|errno| fail(errno.into()))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(fail(io::Error::other("it is no regular file any more")));
+            let what = "it is no regular file any more";
+            return Err(fail(io::Error::new(io::ErrorKind::NotFound, what)));
         }
         Ok(File::from(file))
     }

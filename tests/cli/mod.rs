@@ -1,6 +1,6 @@
 //! The binary, run as a user runs it: help, output, exit codes.
 
 mod help;
-mod process;
+pub(crate) mod process;
 mod refusals;
 mod transfer;

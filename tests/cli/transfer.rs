@@ -113,6 +113,33 @@ fn an_image_arrives_and_the_receipt_says_how() {
 }
 
 #[test]
+fn a_disk_arrives_in_a_file_and_its_holes_stay_holes() {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    let site = Site::new();
+    let (source, target) = (site.path("source.img"), site.path("target.img"));
+    let disk = fs::File::create(&source).unwrap();
+    disk.set_len(200 << 20).unwrap();
+    disk.write_all_at(&noise(BYTES), 77 << 20).unwrap();
+    disk.write_all_at(b"the end", (200 << 20) - 7).unwrap();
+    fs::write(&target, noise(3 << 20)).unwrap();
+    let token = site.publish();
+    let path = source.to_str().unwrap();
+    site.good(&["image", "import", "d", "--disk", path]);
+    site.good(&["image", "publish", "d"]);
+    let _head = site.serve(&[]);
+    let mut command = site.command(&["receive", "d", "--head", "127.0.0.1", "--json"]);
+    command.arg("--work").arg(site.path("work"));
+    command.arg("--to-device").arg(&target);
+    command.env("FLASHOVER_TOKEN", &token);
+    let ended = run(command);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json()["verified"], true);
+    assert!(same(&source, &target));
+    let taken = fs::metadata(&target).unwrap().blocks() * 512;
+    assert!(taken < BYTES as u64 + (1 << 20), "{taken}");
+}
+
+#[test]
 fn what_the_head_refuses_has_its_exit_code() {
     let site = Site::new();
     let token = site.publish();

@@ -74,7 +74,7 @@ fn files(count: usize, size: usize) -> Published {
     publish(dir, &tree_at(&tree))
 }
 
-fn run(command: &str, arguments: &[&str]) -> String {
+pub fn run(command: &str, arguments: &[&str]) -> String {
     let output = Command::new(command).args(arguments).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{command} {arguments:?}: {error}");
@@ -82,7 +82,7 @@ fn run(command: &str, arguments: &[&str]) -> String {
 }
 
 /// A mounted file system, unmounted when dropped.
-struct Mount<'a>(&'a Path);
+pub struct Mount<'a>(&'a Path);
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
@@ -90,7 +90,7 @@ impl Drop for Mount<'_> {
     }
 }
 
-fn mount_tmpfs<'a>(at: &'a Path, options: &str) -> Mount<'a> {
+pub fn mount_tmpfs<'a>(at: &'a Path, options: &str) -> Mount<'a> {
     std::fs::create_dir_all(at).unwrap();
     run(
         "mount",
@@ -208,10 +208,10 @@ fn a_device_in_use_or_too_small_is_left_as_it_is() {
 }
 
 /// A loop device over a new file full of ones.
-struct Loop(String);
+pub struct Loop(pub String);
 
 impl Loop {
-    fn new(file: &Path, size: usize) -> Self {
+    pub fn new(file: &Path, size: usize) -> Self {
         std::fs::write(file, vec![0xff; size]).unwrap();
         let shown = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
         Self(shown.trim().to_owned())

@@ -71,6 +71,17 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     for (name, word) in [("rate", "2.5Gbit/s"), ("duration", "24h")] {
         seeds.push(("words", name, word.into()));
     }
+    for (name, header) in [
+        ("part", "bytes=100-199"),
+        ("from", "bytes=900-"),
+        ("suffix", "bytes=-100"),
+    ] {
+        seeds.push((
+            "range",
+            name,
+            [&1000u64.to_be_bytes()[..], header.as_bytes()].concat(),
+        ));
+    }
     let mut ops = vec![3, 232, 50];
     ops.extend((5..20).flat_map(|id| [6, 0, 0, id]));
     seeds.push(("fec", "sources", ops.clone()));

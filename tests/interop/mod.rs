@@ -1,5 +1,7 @@
 //! The binary against stock tools.
 
+mod disk;
+mod large;
 mod lcrq;
 mod tar;
 mod udpcast;

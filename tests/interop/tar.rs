@@ -33,7 +33,7 @@ fn everything_survives_our_own_way_and_the_stock_tools() {
     );
 }
 
-fn unpack_with_stock_tools(bundle: &Path, to: &Path) {
+pub fn unpack_with_stock_tools(bundle: &Path, to: &Path) {
     let mut zstd = Command::new("zstd")
         .args(["-q", "-d", "-c"])
         .arg(bundle)

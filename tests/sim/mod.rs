@@ -4,7 +4,7 @@
 //! run.
 
 mod cluster;
-mod groups;
+mod faults;
 mod models;
 mod small;
 mod thousand;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use flashover::base::{EpochId, NodeId, PieceIndex};
 use flashover::fec::{Code, Counted, RaptorQ};
 use flashover::image::Geometry;
+use flashover::image::hash::piece_value;
 use flashover::multicast::keys::{Cipher, Key, Secret, TAG_SIZE};
-use flashover::multicast::verify::{PieceHashes, Verify, piece_hash};
+use flashover::multicast::verify::{PieceHashes, Verify};
 use flashover::multicast::{Aes128Gcm, PlainCipher};
 
 /// A choice of parts.
@@ -38,7 +39,7 @@ impl Parts for Real {
     }
 
     fn verify(bundle: &Arc<[u8]>, geometry: Geometry) -> PieceHashes {
-        let hash = |piece| piece_hash(geometry, piece, part(bundle, geometry, piece));
+        let hash = |piece| piece_value(geometry, piece, part(bundle, geometry, piece));
         PieceHashes::new(geometry, geometry.pieces().map(hash).collect())
             .expect("there is one hash per piece")
     }

@@ -85,3 +85,29 @@ fn harm(dice: &mut Random, corrupt: bool) -> Conditions {
         ..Conditions::default()
     }
 }
+
+#[test]
+fn the_world_of_real_machines_is_deterministic() {
+    let run = || {
+        let mut cluster = Cluster::<Real>::new(
+            3,
+            Plan {
+                nodes: 6,
+                bundle_size: 300_000,
+                piece_log2: 16,
+                symbol_size: 256,
+                rate_bytes_per_s_max: Some(4_000_000),
+                blocks: 12,
+            },
+        );
+        cluster.set_links(Conditions {
+            loss: 0.05,
+            latency: Duration::from_micros(300),
+            ..Conditions::default()
+        });
+        cluster.start_all();
+        cluster.run_to_completion(Duration::from_secs(30));
+        (cluster.world.trace(), cluster.world.traffic())
+    };
+    assert_eq!(run(), run());
+}

@@ -2,6 +2,7 @@ use super::*;
 use crate::capture::ImageKind;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 fn store_with_tree() -> (tempfile::TempDir, Store, ImageName) {
     let directory = tempfile::tempdir().unwrap();
@@ -95,27 +96,49 @@ fn the_same_tree_gives_the_same_bytes_however_many_work() {
 
 #[test]
 fn a_file_that_changes_is_named_and_nothing_is_left() {
-    let (_directory, store, name) = store_with_tree();
-    let path = store.image(&name).unwrap().path.join("d/large");
-    let file = fs::File::options().write(true).open(path).unwrap();
-    let events = Events::new(move |_| file.set_len(3_400_000).unwrap());
-    let options = Options {
-        workers: NonZero::new(1),
-        ..Options::default()
-    };
-    // The file is cut when the first frame is done; whether later ones notice is a matter of time
-    // unless there are many, so the tree has many small files before the last.
-    let root = store.image(&name).unwrap().path;
-    for index in 0..20 {
-        fs::write(root.join(format!("a{index:02}")), vec![index; 1 << 20]).unwrap();
+    let harms: [fn(&Path); 5] = [
+        |path| {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_len(3_400_000).unwrap();
+        },
+        |path| {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.write_all_at(b"another", 9).unwrap();
+        },
+        |path| fs::remove_file(path).unwrap(),
+        |path| {
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("small", path).unwrap();
+        },
+        |path| {
+            let folder = path.parent().unwrap();
+            fs::rename(folder, folder.with_file_name("e")).unwrap();
+        },
+    ];
+    for (index, harm) in harms.into_iter().enumerate() {
+        let (_directory, store, name) = store_with_tree();
+        let root = store.image(&name).unwrap().path;
+        let path = root.join("d/large");
+        // It comes to harm when the first frame is done; many small files before it keep the
+        // workers from having read it by then.
+        for index in 0..20 {
+            fs::write(root.join(format!("a{index:02}")), vec![index; 1 << 20]).unwrap();
+        }
+        let once = std::sync::Once::new();
+        let events = Events::new(move |_| once.call_once(|| harm(&path)));
+        let options = Options {
+            workers: NonZero::new(1),
+            ..Options::default()
+        };
+        let error = publish(&store, &name, &options, &events).unwrap_err();
+        assert!(
+            matches!(&error, Error::Changed { path } if path == "d/large"),
+            "harm {index}: {error:?}"
+        );
+        assert!(!store.temporary_path().exists());
+        assert_eq!(store.latest(&name).unwrap(), None);
+        run(&store, &name, &Options::default()).unwrap();
     }
-    let error = publish(&store, &name, &options, &events).unwrap_err();
-    assert!(
-        matches!(&error, Error::Changed { path } if path == "d/large"),
-        "{error}"
-    );
-    assert!(!store.temporary_path().exists());
-    assert_eq!(store.latest(&name).unwrap(), None);
 }
 
 #[test]

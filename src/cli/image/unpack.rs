@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Remove what is in the directory first
     #[arg(long, conflicts_with = "to_device")]
     force: bool,
-    /// How many threads work, all processors if not given
+    /// How many threads unpack, all processors if not given
     #[arg(long, value_name = "COUNT")]
     threads: Option<NonZeroUsize>,
     /// Only warn about metadata that the system refuses to set (as others than root: always)

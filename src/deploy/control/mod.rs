@@ -14,7 +14,7 @@
 //! Names are looked up in a table of open bundles; no request ever becomes a path.
 
 mod client;
-mod range;
+pub mod range;
 mod server;
 mod tls;
 

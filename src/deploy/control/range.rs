@@ -18,7 +18,7 @@ const CHUNK_BYTES: u64 = 256 << 10;
 
 /// What a `Range` header asks of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub enum Asked {
     /// The whole file: there is no header, or one that we do not know and may ignore.
     Whole,
     /// One part.
@@ -29,8 +29,10 @@ pub(super) enum Asked {
 
 /// Reads a `Range` header for a file of `size` bytes. Source: RFC 9110 s14.1.2.
 ///
-/// A list of ranges is ignored, which the RFC allows: the whole file is the answer.
-pub(super) fn parse(header: Option<&str>, size: u64) -> Asked {
+/// A list of ranges is ignored, which the RFC allows: the whole file is the answer. A part is never
+/// empty and lies in the file.
+#[must_use]
+pub fn parse(header: Option<&str>, size: u64) -> Asked {
     let Some(spec) = header.and_then(|header| header.strip_prefix("bytes=")) else {
         return Asked::Whole;
     };

@@ -2,10 +2,9 @@
 //!
 //! Each holds one block of memory. When no block is free, pieces that have begun keep theirs and
 //! new ones are skipped whole: a slow disk costs whole pieces, which come by again, and never
-//! leaves many pieces half done.
+//! leaves many pieces half done. Only a piece of which much was lost gives its block to a new one.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use crate::base::{Block, Blocks, PieceIndex};
 use crate::fec::{Added, Assembly, Code, Error, Esi, Shape};
@@ -19,8 +18,8 @@ pub(super) struct Window<C: Code> {
     symbol_size: u16,
     blocks: Box<dyn Blocks>,
     begun: BTreeMap<u32, Begun<C::Assembly>>,
-    /// The pieces that were skipped last: what has lost symbols to want of memory goes on to be
-    /// skipped until it comes by again.
+    /// The pieces that were skipped last: what has begun to be skipped goes on to be skipped until
+    /// it comes by again.
     skipped_last: [Option<Skipped>; 8],
     skipped: u32,
 }
@@ -116,51 +115,47 @@ impl<C: Code> Window<C> {
 
     /// Takes a symbol of a piece that is not complete yet.
     pub(super) fn take(&mut self, piece: PieceIndex, symbol: Symbol<'_>) -> Taken {
-        let is_skipped = self.is_being_skipped(piece, symbol);
-        let begun = match self.begun.entry(piece.get()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let Some(shape) = Shape::new(self.geometry.len(piece), self.symbol_size) else {
-                    return Taken::Malformed;
-                };
-                let block = if is_skipped { None } else { self.blocks.take() };
-                let Some(block) = block else {
-                    self.note_skipped(piece, symbol);
-                    return Taken::NoMemory;
-                };
-                entry.insert(Begun {
-                    block,
-                    assembly: self.code.assembly(piece.get(), shape),
-                    shape,
-                    has_repairs: false,
-                    last: symbol.counter,
-                    settles: symbol.counter,
-                    is_reported: false,
-                })
-            }
-        };
-        begun.last = begun.last.max(symbol.counter);
-        let settles = symbol.counter
-            + if symbol.remaining == 0 {
-                0
-            } else {
-                SETTLE_PACKETS
-            };
-        begun.settles = begun.settles.max(settles);
-        begun.is_reported = false;
-        let is_source = begun.shape.is_source(symbol.esi);
-        match begun
-            .assembly
-            .add(symbol.esi, symbol.bytes, &mut begun.block)
-        {
-            Ok(Added::New) if is_source => Taken::Source,
-            Ok(Added::New) => {
-                begun.has_repairs = true;
-                Taken::Repair
-            }
-            Ok(Added::Duplicate) | Err(Error::Surplus(_)) => Taken::Useless,
-            Err(_) => Taken::Malformed,
+        if let Some(begun) = self.begun.get_mut(&piece.get()) {
+            return begun.take(symbol);
         }
+        match self.begin(piece, symbol) {
+            Ok(mut begun) => {
+                let taken = begun.take(symbol);
+                self.begun.insert(piece.get(), begun);
+                taken
+            }
+            Err(taken) => taken,
+        }
+    }
+
+    fn begin(
+        &mut self,
+        piece: PieceIndex,
+        symbol: Symbol<'_>,
+    ) -> Result<Begun<C::Assembly>, Taken> {
+        let shape = Shape::new(self.geometry.len(piece), self.symbol_size);
+        let shape = shape.ok_or(Taken::Malformed)?;
+        let mut skipped = self.skipped_last.iter().flatten();
+        let skipped = skipped.find(|skipped| skipped.piece == piece);
+        if skipped.is_some_and(|skipped| skipped.goes_on_with(symbol)) {
+            return Err(self.skip(piece, symbol));
+        }
+        let block = self
+            .blocks
+            .take()
+            .or_else(|| self.take_from_worst(symbol.counter));
+        let Some(block) = block else {
+            return Err(self.skip(piece, symbol));
+        };
+        Ok(Begun {
+            block,
+            assembly: self.code.assembly(piece.get(), shape),
+            shape,
+            has_repairs: false,
+            last: symbol.counter,
+            settles: symbol.counter,
+            is_reported: false,
+        })
     }
 
     /// Tries to make a piece whole; it is no longer begun when it is, or when the codec failed.
@@ -225,26 +220,36 @@ impl<C: Code> Window<C> {
         }
     }
 
-    fn is_being_skipped(&self, piece: PieceIndex, symbol: Symbol<'_>) -> bool {
-        let mut skipped = self.skipped_last.iter().flatten();
-        skipped.any(|skipped| skipped.piece == piece && skipped.goes_on_with(symbol))
+    /// The block of the piece that lacks most, if that is much and it may have to wait for long.
+    fn take_from_worst(&mut self, counter: u64) -> Option<Block> {
+        let settled = self
+            .begun
+            .iter()
+            .filter(|(_, begun)| begun.has_settled(counter, None));
+        let (&piece, worst) = settled.max_by_key(|(_, begun)| begun.assembly.deficit())?;
+        if worst.assembly.deficit() <= worst.shape.source_symbols() / WORST_SHARE {
+            return None;
+        }
+        self.begun.remove(&piece).map(|begun| begun.block)
     }
 
-    fn note_skipped(&mut self, piece: PieceIndex, symbol: Symbol<'_>) {
+    /// Notes that a symbol of a piece is skipped.
+    fn skip(&mut self, piece: PieceIndex, symbol: Symbol<'_>) -> Taken {
         let latest = Skipped {
             piece,
             esi: symbol.esi,
             counter: symbol.counter,
         };
         let mut skipped = self.skipped_last.iter_mut().flatten();
-        if let Some(skipped) = skipped.find(|skipped| skipped.piece == piece) {
-            self.skipped += u32::from(!skipped.goes_on_with(symbol));
-            *skipped = latest;
+        let is_new_pass = if let Some(skipped) = skipped.find(|skipped| skipped.piece == piece) {
+            !std::mem::replace(skipped, latest).goes_on_with(symbol)
         } else {
-            self.skipped += 1;
             self.skipped_last.rotate_right(1);
             self.skipped_last[0] = Some(latest);
-        }
+            true
+        };
+        self.skipped += u32::from(is_new_pass);
+        Taken::NoMemory
     }
 }
 
@@ -255,8 +260,30 @@ impl Skipped {
     }
 }
 
-impl<A> Begun<A> {
+impl<A: Assembly> Begun<A> {
+    fn take(&mut self, symbol: Symbol<'_>) -> Taken {
+        let is_last = symbol.remaining == 0;
+        let settles = symbol.counter + if is_last { 0 } else { SETTLE_PACKETS };
+        self.settles = self.settles.max(settles);
+        self.last = self.last.max(symbol.counter);
+        self.is_reported = false;
+        let is_source = self.shape.is_source(symbol.esi);
+        let added = self.assembly.add(symbol.esi, symbol.bytes, &mut self.block);
+        match added {
+            Ok(Added::New) if is_source => Taken::Source,
+            Ok(Added::New) => {
+                self.has_repairs = true;
+                Taken::Repair
+            }
+            Ok(Added::Duplicate) | Err(Error::Surplus(_)) => Taken::Useless,
+            Err(_) => Taken::Malformed,
+        }
+    }
+
     fn has_settled(&self, ack: u64, quiet: Option<u64>) -> bool {
         ack > self.settles || quiet.is_some_and(|quiet| quiet >= self.last)
     }
 }
+
+/// A piece that lacks more than one in so many of its symbols gives up its block if one is needed.
+const WORST_SHARE: u32 = 4;

@@ -3,6 +3,9 @@
 //! Invariant: a report changes what is to be sent of a piece only if its receiver had seen the last
 //! datagram of that piece (or a later one); older reports are stale for that piece. While a piece
 //! is being sent every report is.
+//!
+//! Order: repairs of what most could lack, then the pass over whole pieces, then the large repairs
+//! that a minority needs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -22,14 +25,33 @@ pub(super) struct Demand {
     lacking: u32,
     /// Pieces to be sent whole.
     whole: Bitmap,
-    /// The largest deficit of each piece to be repaired.
-    deficits: BTreeMap<u32, u32>,
-    /// The pieces of `deficits`, and from when on each may be repaired; oldest first.
-    queue: VecDeque<(Time, u32)>,
+    /// Repairs that come first.
+    urgent: Repairs,
+    /// Large repairs of few, which come when nothing else is to be sent.
+    patient: Repairs,
+    /// The share of a piece that most receivers lack at most.
+    share_usual: f64,
     /// The counter after the last datagram of each piece; 0 if it was never sent.
     sent_until: Vec<u64>,
     /// Where the next piece to be sent whole is looked for.
     cursor: u32,
+}
+
+/// Whether a repair comes before whole pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    Urgent,
+    Patient,
+}
+
+/// Pieces to be repaired.
+#[derive(Default)]
+struct Repairs {
+    /// The largest deficit of each.
+    deficits: BTreeMap<u32, u32>,
+    /// The pieces of `deficits`, and from when on each may be repaired; oldest first. Pieces that
+    /// are no longer in `deficits` are left here until they come to the front.
+    queue: VecDeque<(Time, u32)>,
 }
 
 /// `sent_until` of a piece that is being sent.
@@ -43,11 +65,17 @@ impl Demand {
             lack_counts: vec![0; count],
             lacking: 0,
             whole: Bitmap::new(count),
-            deficits: BTreeMap::new(),
-            queue: VecDeque::new(),
+            urgent: Repairs::default(),
+            patient: Repairs::default(),
+            share_usual: SHARE_USUAL_MIN,
             sent_until: vec![0; count],
             cursor: 0,
         }
+    }
+
+    /// Takes the loss that most receivers do not exceed.
+    pub(super) fn set_loss(&mut self, loss: f64) {
+        self.share_usual = (2.0 * loss).max(SHARE_USUAL_MIN);
     }
 
     /// How many pieces active receivers lack.
@@ -134,30 +162,27 @@ impl Demand {
     }
 
     /// The next piece that may be repaired.
-    pub(super) fn next_repair(&mut self, now: Time) -> Option<u32> {
-        while let Some(&(ready_at, piece)) = self.queue.front()
-            && ready_at <= now
-        {
-            if self.deficits.contains_key(&piece) && self.lack_counts[piece as usize] > 0 {
-                return Some(piece);
-            }
-            self.queue.pop_front();
-            self.deficits.remove(&piece);
-        }
-        None
+    pub(super) fn next_repair(&mut self, urgency: Urgency, now: Time) -> Option<u32> {
+        let repairs = match urgency {
+            Urgency::Urgent => &mut self.urgent,
+            Urgency::Patient => &mut self.patient,
+        };
+        repairs.next(now, &self.lack_counts)
     }
 
     /// Takes the piece that [`Demand::next_repair`] gave: it counts as being sent from now on.
     /// Gives its largest deficit.
-    pub(super) fn take_repair(&mut self, piece: u32) -> u32 {
-        self.queue.pop_front();
+    pub(super) fn take_repair(&mut self, urgency: Urgency, piece: u32) -> u32 {
         self.sent_until[piece as usize] = BEING_SENT;
-        self.deficits.remove(&piece).unwrap_or(0)
+        match urgency {
+            Urgency::Urgent => self.urgent.take(piece),
+            Urgency::Patient => self.patient.take(piece),
+        }
     }
 
     /// When the next repair may be taken.
     pub(super) fn repair_at(&self) -> Option<Time> {
-        self.queue.front().map(|&(ready_at, _)| ready_at)
+        self.urgent.next_at().min(self.patient.next_at())
     }
 
     /// Ends the sending of a piece; `counter` is the next datagram's.
@@ -171,36 +196,51 @@ impl Demand {
     }
 
     fn want(&mut self, range: Range<u32>, lack: Lack, ack: u64, ready_at: Time) {
+        match lack {
+            Lack::Symbols(deficit) => {
+                for piece in range {
+                    if self.sent_until[piece as usize] <= ack {
+                        self.want_repair(piece, deficit, ready_at);
+                    }
+                }
+            }
+            Lack::Whole(_) => self.want_whole(range, ack),
+        }
+    }
+
+    fn want_whole(&mut self, range: Range<u32>, ack: u64) {
         let end = range.end as usize;
         let mut at = range.start as usize;
         while let Some(piece) = self.whole.next(at, false).filter(|&piece| piece < end) {
             at = piece + 1;
-            if self.sent_until[piece] > ack {
-                continue;
-            }
-            match lack {
-                Lack::Symbols(deficit) if !self.is_worth_whole(piece, deficit) => {
-                    let largest = self
-                        .deficits
-                        .entry(narrow(piece as u64))
-                        .or_insert_with(|| {
-                            self.queue.push_back((ready_at, narrow(piece as u64)));
-                            0
-                        });
-                    *largest = deficit.max(*largest);
-                }
-                Lack::Whole(_) | Lack::Symbols(_) => {
-                    self.whole.set(piece);
-                    self.deficits.remove(&narrow(piece as u64));
-                }
+            if self.sent_until[piece] <= ack {
+                self.whole.set(piece);
+                self.patient.take(narrow(piece as u64));
             }
         }
     }
 
-    /// Whether a deficit is so large that the piece is sent whole again.
-    fn is_worth_whole(&self, piece: usize, deficit: u32) -> bool {
-        self.shape(narrow(piece as u64))
-            .is_none_or(|shape| deficit > shape.source_symbols() / 2)
+    /// Who lacks little of a piece does not wait for the pass that sends it whole to who lacks all;
+    /// and who lacks much does not keep the others waiting.
+    fn want_repair(&mut self, piece: u32, deficit: u32, ready_at: Time) {
+        let is_sent_whole = self.whole.get(piece as usize);
+        let share = if is_sent_whole {
+            SHARE_SMALL
+        } else {
+            self.share_usual
+        };
+        if self.is_within(piece, deficit, share) {
+            self.urgent.add(piece, deficit, ready_at);
+        } else if !is_sent_whole {
+            self.patient.add(piece, deficit, ready_at);
+        }
+    }
+
+    /// Whether a deficit is at most this share of a piece.
+    fn is_within(&self, piece: u32, deficit: u32, share: f64) -> bool {
+        let whole = |shape: Shape| f64::from(shape.source_symbols());
+        self.shape(piece)
+            .is_some_and(|shape| f64::from(deficit) <= share * whole(shape))
     }
 
     fn note_lack(&mut self, wants: &mut Bitmap, range: Range<u32>, is_active: bool) {
@@ -238,7 +278,44 @@ impl Demand {
     }
 }
 
+impl Repairs {
+    fn add(&mut self, piece: u32, deficit: u32, ready_at: Time) {
+        let largest = self.deficits.entry(piece).or_insert_with(|| {
+            self.queue.push_back((ready_at, piece));
+            0
+        });
+        *largest = deficit.max(*largest);
+    }
+
+    /// The next piece that is ready and still lacked.
+    fn next(&mut self, now: Time, lack_counts: &[u32]) -> Option<u32> {
+        while let Some(&(ready_at, piece)) = self.queue.front()
+            && ready_at <= now
+        {
+            if self.deficits.contains_key(&piece) && lack_counts[piece as usize] > 0 {
+                return Some(piece);
+            }
+            self.queue.pop_front();
+            self.deficits.remove(&piece);
+        }
+        None
+    }
+
+    fn next_at(&self) -> Option<Time> {
+        self.queue.front().map(|&(ready_at, _)| ready_at)
+    }
+
+    fn take(&mut self, piece: u32) -> u32 {
+        self.deficits.remove(&piece).unwrap_or(0)
+    }
+}
+
 /// A piece index that was widened for arithmetic.
 fn narrow(piece: u64) -> u32 {
     u32::try_from(piece).expect("piece indices are below 2^32")
 }
+
+/// A deficit of at most this share of a piece is repaired even if the piece is sent whole anyway.
+const SHARE_SMALL: f64 = 1.0 / 16.0;
+/// A deficit of at most this share is repaired at once, however little others lack.
+const SHARE_USUAL_MIN: f64 = 0.125;

@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::demand::Demand;
+use super::demand::{Demand, Urgency};
 use crate::base::{Block, Blocks, Time};
 use crate::fec::{Code, ESI_MAX, Esi, Shape};
 use crate::image::Geometry;
 use crate::machine::{DiskKind, DiskOp, FileId};
 use crate::multicast::limits::{
-    INTERLEAVE, LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, REPAIR_EXTRA, REPAIR_START_RANGE,
-    REPAIRS_AT_ONCE,
+    INTERLEAVE, LANES_MAX, PATIENT_LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, REPAIR_EXTRA,
+    REPAIR_START_RANGE, REPAIRS_AT_ONCE,
 };
 use crate::multicast::random::Random;
 
@@ -129,7 +129,7 @@ impl<C: Code> Lanes<C> {
     ) -> Option<DiskOp> {
         self.open_ready(demand, &proactive);
         if self.repairs_under_way() < LANES_MAX
-            && let Some(op) = self.plan_repair(demand, now)
+            && let Some(op) = self.plan_repair(demand, Urgency::Urgent, now)
         {
             return Some(op);
         }
@@ -137,8 +137,15 @@ impl<C: Code> Lanes<C> {
             return None;
         }
         let block = self.blocks.take()?;
-        let piece = demand.take_whole()?;
-        Some(self.read(piece, Task::Whole, 0, block))
+        if let Some(piece) = demand.take_whole() {
+            return Some(self.read(piece, Task::Whole, 0, block));
+        }
+        drop(block);
+        let is_busy = self.wholes_waiting() > 0 || self.open.iter().any(|lane| lane.is_whole);
+        if is_busy || self.repairs_under_way() >= PATIENT_LANES_MAX {
+            return None;
+        }
+        self.plan_repair(demand, Urgency::Patient, now)
     }
 
     /// Closes the lanes of pieces that nobody lacks any more; tells whether that ended the last
@@ -264,10 +271,13 @@ impl<C: Code> Lanes<C> {
     }
 
     /// Takes the next repair: gives the read of its piece.
-    fn plan_repair(&mut self, demand: &mut Demand, now: Time) -> Option<DiskOp> {
-        let piece = demand.next_repair(now)?;
+    fn plan_repair(&mut self, demand: &mut Demand, urgency: Urgency, now: Time) -> Option<DiskOp> {
+        if self.open.len() >= LANES_MAX {
+            return None;
+        }
+        let piece = demand.next_repair(urgency, now)?;
         let block = self.blocks.take()?;
-        let count = demand.take_repair(piece) + REPAIR_EXTRA;
+        let count = demand.take_repair(urgency, piece) + REPAIR_EXTRA;
         Some(self.read(piece, Task::Repair(count), 0, block))
     }
 

@@ -1,8 +1,9 @@
 //! How fast: the administrator's cap, and what the sender sets itself when loss stays high.
 //!
 //! The rate is lowered at most once per round of reports while nine receivers in ten (or all but
-//! the worst) see loss above [`LOSS_HIGH`], or drop datagrams or pieces themselves. Loss that does
-//! not get better at half the rate is the network's own: it becomes the *baseline*, and the rate
+//! the worst) see loss above [`LOSS_HIGH`], or drop datagrams or pieces themselves. Behind a
+//! bottleneck as much arrives at the lower rate as before: the rate goes down to that. Where less
+//! arrives in proportion, the loss is the network's own: it becomes the *baseline*, and the rate
 //! goes back to what it was.
 
 use std::time::Duration;
@@ -25,9 +26,18 @@ pub(super) struct Pace {
     measured: f64,
     /// Not lowered again before this.
     patience_until: Time,
-    /// What the rate and the loss were when the lowering began, and how often it was lowered since.
-    before: Option<(f64, f64, u32)>,
+    /// How it was before the rate was lowered.
+    before: Option<Before>,
     baseline: f64,
+}
+
+/// The rate and the loss when the lowering began.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    rate: f64,
+    loss: f64,
+    /// How often it was lowered since.
+    times: u32,
 }
 
 impl Pace {
@@ -115,20 +125,28 @@ impl Pace {
     }
 
     fn lower(&mut self, loss: f64, drop_share: f64) {
-        let from = self
-            .adapted
-            .map_or(self.measured, as_f64)
-            .min(self.measured);
-        let (rate, first_loss, times) = self.before.unwrap_or((from, loss, 0));
-        let is_networks_own = drop_share < DROP_SHARE_HIGH && loss > 0.75 * first_loss;
-        if times >= 3 && is_networks_own {
+        let limit = self.adapted.map_or(f64::INFINITY, as_f64);
+        let rate = limit.min(self.measured);
+        let first = Before {
+            rate,
+            loss,
+            times: 0,
+        };
+        let before = self.before.unwrap_or(first);
+        let arrived = before.rate * (1.0 - before.loss);
+        let arrives = rate * (1.0 - loss);
+        let is_bottleneck = arrives > 0.5 * arrived * (1.0 + rate / before.rate);
+        if before.times >= 2 && !is_bottleneck && drop_share < DROP_SHARE_HIGH {
             self.baseline = loss;
             self.before = None;
-            self.adapted = Some(as_rate(rate * 1.5));
+            self.adapted = Some(as_rate(before.rate * 1.5));
             return;
         }
-        self.before = Some((rate, first_loss, times + 1));
-        self.adapted = Some(as_rate(from * 0.75));
+        let times = before.times + 1;
+        self.before = Some(Before { times, ..before });
+        let found = before.times > 0 && is_bottleneck && drop_share < DROP_SHARE_HIGH;
+        let lowered = if found { arrives } else { rate };
+        self.adapted = Some(as_rate(lowered.min(rate * 0.75)));
     }
 
     fn raise(&mut self) {
@@ -209,22 +227,23 @@ mod tests {
 
     #[test]
     fn a_bottleneck_is_found_and_loss_that_stays_is_not_one() {
+        for bottleneck in [40e6, 10e6] {
+            let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
+            tick_for(&mut pace, &mut now, 300, |rate| {
+                (1.0 - bottleneck / rate).max(0.0)
+            });
+            let rate = pace.rate().map_or(0.0, as_f64) / bottleneck;
+            assert!((0.7..1.3).contains(&rate), "{rate} of {bottleneck}");
+        }
         let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
-        tick_for(&mut pace, &mut now, 300, |rate| {
-            (1.0 - 40e6 / rate).max(0.0)
-        });
-        let rate = pace.rate().map_or(0.0, as_f64);
-        assert!(
-            (20e6..60e6).contains(&rate),
-            "{rate} is near the bottleneck of 40e6"
-        );
-        let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
-        tick_for(&mut pace, &mut now, 100, |_| 0.2);
-        let rate = pace.rate().map_or(100e6, as_f64);
-        assert!(
-            rate > 90e6,
-            "{rate}: random loss does not slow the sender for long"
-        );
+        for loss in [0.2, 0.6] {
+            tick_for(&mut pace, &mut now, 60, |_| loss);
+            let rate = pace.rate().map_or(100e6, as_f64);
+            assert!(
+                rate > 90e6,
+                "{rate}: a loss of {loss} does not slow for long"
+            );
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ impl<C: Code, X: Cipher> Sender<C, X> {
         let loss = self.members.losses();
         let drops = self.members.drop_shares();
         self.loss = quantile(&loss, QUANTILE);
+        self.demand.set_loss(self.loss);
         let drop_share = quantile(&drops, QUANTILE);
         self.pace
             .tick(self.loss, drop_share, self.wishes.interval, now);

@@ -10,11 +10,11 @@ use crate::base::block::PlainBlocks;
 use crate::base::{Bitmap, Block, Counter, Counters, EpochId, NodeId, Time};
 use crate::fec::RaptorQ;
 use crate::image::Geometry;
+use crate::image::hash::piece_value;
 use crate::machine::{
     Channel, Datagrams, DiskDone, DiskError, DiskKind, DiskOp, Input, Machine, Output,
 };
 use crate::multicast::random::Random;
-use crate::multicast::verify::piece_hash;
 use crate::multicast::wire::lct::Header;
 use crate::multicast::wire::report::ReportHeader;
 use crate::multicast::{
@@ -157,7 +157,7 @@ impl Room {
         let mut id = [0; 16];
         id[0] = u8::try_from(index + 1).unwrap();
         let hashes = geometry.pieces().map(|piece| {
-            piece_hash(
+            piece_value(
                 geometry,
                 piece,
                 &self.bundle[usize_range(geometry.range(piece))],

@@ -1,0 +1,175 @@
+//! Receivers and their disks.
+
+use std::time::Duration;
+
+use flashover::machine::DiskError;
+use flashover::machine::world::Conditions;
+use flashover::multicast::sender::Event;
+
+use super::super::cluster::{Cluster, Node, Plan};
+use super::super::models::{Cheap, Modelled};
+use super::super::seeds;
+use super::{LONG, PLAN, cost, lossy, others_done, started, undisturbed};
+
+/// A node whose link carries a tenth of the rate is demoted, and served after the others.
+#[test]
+fn row_03_straggler() {
+    const LONG: Plan = Plan {
+        bundle_size: 1024 << 16,
+        symbol_size: 88,
+        rate_bytes_per_s_max: Some(11_000_000),
+        ..PLAN
+    };
+    let slow = Conditions {
+        rate: 1_100_000,
+        queue_bytes_max: 60_000,
+        ..lossy(0.001)
+    };
+    seeds("faults::nodes::row_03_straggler", 2, |seed| {
+        let others_are_done = |has_straggler: bool| {
+            let mut cluster = Cluster::<Cheap>::new(seed, LONG);
+            cluster.set_links(lossy(0.001));
+            if has_straggler {
+                let host = cluster.nodes[2].host;
+                cluster.world.set_down_link(host, slow);
+            }
+            cluster.start_all();
+            cluster.run_to("the others", Duration::from_secs(60), |cluster| {
+                let complete = |node: &Node| node.journal.borrow().complete.is_some();
+                (0..LONG.nodes).all(|index| index == 2 || complete(&cluster.nodes[index]))
+            });
+            let others_at = cluster.world.now();
+            let is_demoted = |event: &Event| matches!(event, Event::Demoted { .. });
+            let log = cluster.head_log.borrow();
+            let demoted = log.iter().filter(|(_, event)| is_demoted(event)).count();
+            assert_eq!(
+                demoted,
+                usize::from(has_straggler),
+                "only the straggler is demoted"
+            );
+            drop(log);
+            cluster.run_to_completion(Duration::from_secs(300));
+            cluster.check();
+            println!(
+                "seed {seed}: others {others_at}, all {}",
+                cluster.world.now()
+            );
+            others_at
+        };
+        let (without, with) = (others_are_done(false), others_are_done(true));
+        let bound = without.as_nanos() * 103 / 100;
+        assert!(with.as_nanos() <= bound, "{with} against {without}");
+    });
+}
+
+/// A node whose disk takes a tenth of the rate skips whole pieces, and holds up nobody.
+#[test]
+fn row_04_slow_disk() {
+    let mut cluster = Cluster::<Cheap>::new(7, LONG);
+    cluster.set_links(lossy(0.001));
+    let host = cluster.nodes[4].host;
+    // Twelve blocks of memory, each busy for so long: 12 pieces in 1.1 s, where 119 come by.
+    cluster.world.files(host)[0].disk.latency = Duration::from_millis(1100);
+    cluster.start_all();
+    let at = others_done(&mut cluster, &[4]);
+    let undisturbed = undisturbed(7, LONG);
+    assert!(
+        at.as_nanos() <= undisturbed.as_nanos() * 103 / 100,
+        "{at} against {undisturbed}"
+    );
+    cluster.run_to_completion(Duration::from_secs(240));
+    cluster.check();
+    println!(
+        "others {at}, all {}, sent {:.3}",
+        cluster.world.now(),
+        cost(&cluster)
+    );
+}
+
+/// A thousand nodes that lose the same datagrams do not drown the head in reports.
+#[test]
+fn row_18_feedback_implosion() {
+    let plan = Plan {
+        nodes: 1000,
+        bundle_size: 64 << 16,
+        ..LONG
+    };
+    let mut cluster = started::<Cheap>(8, plan, lossy(0.0));
+    cluster.run_for(Duration::from_millis(200));
+    // For 5 ms nothing comes out of the head's port.
+    cluster.set_links(lossy(1.0));
+    cluster.run_for(Duration::from_millis(5));
+    cluster.set_links(lossy(0.0));
+    let before = cluster.ledger.borrow().reports_count();
+    cluster.run_for(Duration::from_millis(20));
+    let burst = cluster.ledger.borrow().reports_count() - before;
+    println!("{burst} reports in the 20 ms after all lost the same");
+    others_done(&mut cluster, &[]);
+    cluster.check();
+    let all = cluster.ledger.borrow().reports_count();
+    let seconds = cluster.world.now().as_nanos() / 1_000_000_000 + 1;
+    println!("{all} reports in {}", cluster.world.now());
+    assert!(burst < 250, "{burst} reports in 20 ms");
+    // One when it comes, the last ones, and few per second.
+    assert!(all < 1000 * (8 + 6 * seconds), "{all} reports");
+}
+
+#[test]
+fn row_19_late_joiners() {
+    seeds("faults::nodes::row_19_late_joiners", 10, |seed| {
+        let mut cluster = Cluster::<Modelled>::new(seed, PLAN);
+        cluster.set_links(lossy(0.02));
+        for index in 0..PLAN.nodes {
+            cluster.start_node(index);
+            cluster.run_for(Duration::from_millis(200 * index as u64));
+        }
+        cluster.run_to_completion(Duration::from_secs(30));
+        cluster.check();
+    });
+}
+
+/// Who starts again resumes; datagrams for its former self change nothing.
+#[test]
+fn row_20_reboot() {
+    seeds("faults::nodes::row_20_reboot", 5, |seed| {
+        let mut cluster = started::<Modelled>(seed, PLAN, lossy(0.02));
+        for turn in 0..12 {
+            cluster.run_for(Duration::from_millis(25));
+            let index = turn % PLAN.nodes;
+            let before = cluster.nodes[index].journal.borrow().stored.len();
+            cluster.crash_node(index);
+            cluster.start_node(index);
+            let after = cluster.nodes[index].journal.borrow().stored.len();
+            assert_eq!(before, after, "what was stored is not fetched again");
+        }
+        cluster.run_to_completion(Duration::from_secs(30));
+        cluster.check();
+        assert_eq!(cluster.complete_count(), PLAN.nodes);
+    });
+}
+
+#[test]
+fn row_28_disk_full_or_failing() {
+    let mut cluster = Cluster::<Modelled>::new(1, PLAN);
+    cluster.set_links(lossy(0.01));
+    let host = cluster.nodes[3].host;
+    cluster.world.files(host)[0].disk.capacity = 10 << 16;
+    let failing = cluster.nodes[4].host;
+    cluster.world.files(failing)[0].disk.error = 0.02;
+    cluster.start_all();
+    cluster.run_to("the others", Duration::from_secs(30), |cluster| {
+        [0, 1, 2, 5]
+            .iter()
+            .all(|&index| cluster.nodes[index].journal.borrow().complete.is_some())
+    });
+    cluster.run_for(Duration::from_secs(30));
+    cluster.check();
+    let full = cluster.nodes[3].journal.borrow();
+    assert!(
+        full.complete.is_none() && full.stored.len() == 10,
+        "{full:?}"
+    );
+    assert!(!full.abandoned.is_empty() && full.disk_failures > 0);
+    let refused = cluster.world.files(host)[0].write(20 << 16, &[1]);
+    assert_eq!(refused, Err(DiskError::Full));
+}
