@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use flashover::base::EpochId;
-use flashover::fec::{Assembly, Code, Encoder, Esi, RaptorQ, Shape};
+use flashover::fec::{Assembly, Code, Esi, Kernel, RaptorQ, Shape};
 use flashover::image::Hash;
 use flashover::multicast::keys::{Aes128Gcm, Cipher, Key, Secret, TAG_SIZE};
 
@@ -21,7 +21,7 @@ criterion_group!(
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = hash, compress, encode, decode, seal
+    targets = hash, compress, encode, decode, receive, seal
 );
 criterion_main!(codec);
 
@@ -47,66 +47,86 @@ fn compress(c: &mut Criterion) {
     group.finish();
 }
 
+/// The `raptorq` crate alone, then the dense path with each kernel of this processor.
+fn codes() -> impl Iterator<Item = (String, Option<Kernel>)> {
+    let kernels = Kernel::all().map(|kernel| (format!("{kernel:?}"), Some(kernel)));
+    std::iter::once(("crate".to_owned(), None)).chain(kernels)
+}
+
 fn encode(c: &mut Criterion) {
     let (shape, piece) = (shape(), noise(PIECE));
-    let mut code = RaptorQ::new();
-    let mut symbol = vec![0; SYMBOL.into()];
     let mut group = c.benchmark_group("fec encode");
     group.throughput(Throughput::Bytes(PIECE as u64));
-    group.bench_function("prepare", |b| {
-        b.iter(|| {
-            code.encoder(0, shape, black_box(&piece))
-                .expect("the piece has its shape")
-        });
-    });
-    group.bench_function("prepare and 16 repair symbols", |b| {
-        b.iter(|| {
-            let mut encoder = code
-                .encoder(0, shape, &piece)
-                .expect("the piece has its shape");
-            for index in 0..16 {
-                let esi = esi(shape.source_symbols() + index);
-                encoder
-                    .repair(esi, &mut symbol)
-                    .expect("it is a repair symbol");
-            }
-        });
-    });
+    for count in [1, 8, 16, 32, 64, 128] {
+        for (name, kernel) in codes() {
+            let mut code = RaptorQ::with(kernel);
+            group.bench_function(format!("{count} repair symbols, {name}"), |b| {
+                b.iter(|| repairs(&mut code, shape, black_box(&piece), count));
+            });
+        }
+    }
     group.finish();
 }
 
+fn repairs(code: &mut RaptorQ, shape: Shape, piece: &[u8], count: u32) -> Vec<(Esi, Vec<u8>)> {
+    let first = shape.source_symbols() + 1000;
+    let esis: Vec<Esi> = (first..first + count).map(esi).collect();
+    let mut symbols = vec![0; esis.len() * usize::from(SYMBOL)];
+    code.repair(0, shape, piece, &esis, &mut symbols)
+        .expect("these are repair symbols");
+    let symbols = symbols.chunks(SYMBOL.into()).map(<[u8]>::to_vec);
+    esis.into_iter().zip(symbols).collect()
+}
+
+/// What is left to do when the last symbol has come, with as few repair symbols as will do.
 fn decode(c: &mut Criterion) {
     let (shape, piece) = (shape(), noise(PIECE));
-    let mut code = RaptorQ::new();
-    let mut encoder = code
-        .encoder(0, shape, &piece)
-        .expect("the piece has its shape");
     let mut group = c.benchmark_group("fec decode");
     group.throughput(Throughput::Bytes(PIECE as u64));
+    for lost in [1, 3, 7, 15, 37, 64, 128] {
+        let repair = repairs(&mut RaptorQ::new(), shape, &piece, lost);
+        for (name, kernel) in codes() {
+            let mut code = RaptorQ::with(kernel);
+            group.bench_function(format!("{lost} missing, {name}"), |b| {
+                b.iter_batched_ref(
+                    || {
+                        let (mut block, mut assembly) = (vec![0; PIECE], code.assembly(0, shape));
+                        add(shape, &piece, lost, &repair, &mut block, &mut assembly);
+                        (block, assembly)
+                    },
+                    |(block, assembly)| {
+                        assert!(assembly.complete(block).expect("nothing panics"));
+                    },
+                    BatchSize::PerIteration,
+                );
+            });
+        }
+    }
+    group.finish();
+}
+
+/// All of a receiver's work on the symbols of a piece.
+fn receive(c: &mut Criterion) {
+    let (shape, piece) = (shape(), noise(PIECE));
+    let mut code = RaptorQ::new();
+    let mut block = vec![0; PIECE];
+    let mut group = c.benchmark_group("fec receive");
+    group.throughput(Throughput::Bytes(PIECE as u64));
     for (name, lost) in [("0 %", 0), ("0.1 %", 1), ("1 %", 7), ("5 %", 37)] {
-        let repair: Vec<(Esi, Vec<u8>)> = (0..lost + 2)
-            .map(|index| {
-                let esi = esi(shape.source_symbols() + index);
-                let mut symbol = vec![0; SYMBOL.into()];
-                encoder
-                    .repair(esi, &mut symbol)
-                    .expect("it is a repair symbol");
-                (esi, symbol)
-            })
-            .collect();
+        let repair = repairs(&mut code, shape, &piece, lost);
         group.bench_function(name, |b| {
-            b.iter_batched_ref(
-                || (vec![0; PIECE], RaptorQ::new().assembly(0, shape)),
-                |(block, assembly)| receive(shape, &piece, lost, &repair, block, assembly),
-                BatchSize::LargeInput,
-            );
+            b.iter(|| {
+                let mut assembly = code.assembly(0, shape);
+                add(shape, &piece, lost, &repair, &mut block, &mut assembly);
+                assert!(assembly.complete(&mut block).expect("nothing panics"));
+            });
         });
     }
     group.finish();
 }
 
-/// Adds all symbols but the `lost`, which are spread over the piece, and completes the block.
-fn receive(
+/// Adds all symbols but the `lost`, which are spread over the piece.
+fn add(
     shape: Shape,
     piece: &[u8],
     lost: u32,
@@ -132,17 +152,11 @@ fn receive(
             .add(esi, symbol, block)
             .expect("the symbol has its size");
     }
-    if lost > 0 {
-        for (esi, symbol) in repair {
-            assembly
-                .add(*esi, symbol, block)
-                .expect("the symbol has its size");
-        }
+    for (esi, symbol) in repair {
+        assembly
+            .add(*esi, symbol, block)
+            .expect("the symbol has its size");
     }
-    assert!(
-        assembly.complete(block).expect("nothing panics"),
-        "two symbols more than needed"
-    );
 }
 
 fn seal(c: &mut Criterion) {

@@ -33,7 +33,7 @@ pub(crate) const ROOMS: &[Room] = &[
         imports: &["base"] },
     Room { name: "image", pure: true, unsafe_modules: &[],
         imports: &["base"] },
-    Room { name: "fec", pure: true, unsafe_modules: &[],
+    Room { name: "fec", pure: true, unsafe_modules: &["fec/simd"],
         imports: &["base"] },
     Room { name: "multicast", pure: true, unsafe_modules: &[],
         imports: &["base", "machine", "image", "fec"] },

@@ -12,7 +12,7 @@ use flashover::base::block::PlainBlocks;
 use flashover::base::{Bitmap, Counters, EpochId, NodeId, PieceIndex, Time, units};
 use flashover::deploy::control::range::{self, Asked};
 use flashover::deploy::token::Token;
-use flashover::fec::{Assembly, Code, Encoder, Esi, RaptorQ, Shape};
+use flashover::fec::{Assembly, Code, Esi, RaptorQ, Shape};
 use flashover::image::{Geometry, ImageName, Manifest, PublicKey, sign};
 use flashover::machine::{Channel, Datagrams, Input, Machine, Output};
 use flashover::multicast::announce::Announcement;
@@ -109,9 +109,6 @@ pub fn fec(data: &[u8]) {
     };
     let block: Vec<u8> = (0..block_size).map(|at| at.to_le_bytes()[0]).collect();
     let mut code = RaptorQ::new();
-    let mut encoder = code
-        .encoder(0, shape, &block)
-        .expect("the block has its shape");
     let mut assembly = code.assembly(0, shape);
     let mut out = vec![0; block_size];
     let mut honest = true;
@@ -127,8 +124,8 @@ pub fn fec(data: &[u8]) {
         let mut symbol = vec![0; usize::from(symbol_size)];
         match shape.source_range(esi) {
             Some(range) => symbol[..range.len()].copy_from_slice(&block[range]),
-            None => encoder
-                .repair(esi, &mut symbol)
+            None => code
+                .repair(0, shape, &block, &[esi], &mut symbol)
                 .expect("it is a repair symbol"),
         }
         match kind >> 1 & 0x0f {

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::symbols::{Symbols, check_block, check_repair};
-use super::{Added, Assembly, Code, Encoder, Error, Esi, Shape};
+use super::symbols::{Symbols, check_block, check_repairs};
+use super::{Added, Assembly, Code, Error, Esi, Shape};
 
 /// The model; clones share the bundle.
 #[derive(Clone, Debug)]
@@ -32,12 +32,27 @@ impl Counted {
 }
 
 impl Code for Counted {
-    type Encoder = CountedEncoder;
     type Assembly = CountedAssembly;
 
-    fn encoder(&mut self, piece: u32, shape: Shape, block: &[u8]) -> Result<CountedEncoder, Error> {
+    /// Makes marks instead of repair symbols.
+    fn repair(
+        &mut self,
+        piece: u32,
+        shape: Shape,
+        block: &[u8],
+        esis: &[Esi],
+        symbols: &mut [u8],
+    ) -> Result<(), Error> {
         check_block(shape, block)?;
-        Ok(CountedEncoder { piece, shape })
+        check_repairs(shape, esis, symbols)?;
+        symbols.fill(0);
+        let width = usize::from(shape.symbol_size());
+        for (&esi, symbol) in esis.iter().zip(symbols.chunks_mut(width)) {
+            let mark = mark(piece, esi);
+            let len = mark.len().min(width);
+            symbol[..len].copy_from_slice(&mark[..len]);
+        }
+        Ok(())
     }
 
     fn assembly(&mut self, piece: u32, shape: Shape) -> CountedAssembly {
@@ -48,24 +63,6 @@ impl Code for Counted {
             luck: mix(self.seed ^ u64::from(piece)),
             spoiled: false,
         }
-    }
-}
-
-/// Makes marks instead of repair symbols.
-#[derive(Debug)]
-pub struct CountedEncoder {
-    piece: u32,
-    shape: Shape,
-}
-
-impl Encoder for CountedEncoder {
-    fn repair(&mut self, esi: Esi, symbol: &mut [u8]) -> Result<(), Error> {
-        check_repair(self.shape, esi, symbol)?;
-        let mark = mark(self.piece, esi);
-        let len = mark.len().min(symbol.len());
-        symbol.fill(0);
-        symbol[..len].copy_from_slice(&mark[..len]);
-        Ok(())
     }
 }
 

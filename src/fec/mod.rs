@@ -8,17 +8,24 @@
 //! Invariants: a source symbol is written straight to its place in the caller's block, never beyond
 //! the block; the memory for repair symbols of one block is bounded by
 //! (K + [`REPAIR_SURPLUS_MAX`]) × T bytes; a block that arrives complete never touches the decoder.
-//! The codec cannot tell a damaged symbol from a good one: the caller authenticates before and
-//! hashes after.
+//! [`RaptorQ`] has two ways to the same bytes: the *dense path*, sums over the source symbols made
+//! with vector instructions, for the few symbols that are asked for or missing as a rule, and the
+//! `raptorq` crate for many. The codec cannot tell a damaged symbol from a good one: the caller
+//! authenticates before and hashes after.
 //!
 //! Protocol machines are generic over [`Code`]: [`RaptorQ`] is the real one, [`Counted`] a model
 //! of it that lets the simulator run thousands of receivers.
-#![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod cost;
 mod counted;
+mod dense;
+mod gf256;
+mod plan;
+mod product;
 mod raptorq;
 mod shape;
+mod simd;
 mod symbols;
 #[cfg(test)]
 mod tests;
@@ -26,32 +33,34 @@ mod tests;
 pub use counted::Counted;
 pub use raptorq::RaptorQ;
 pub use shape::{ESI_MAX, Esi, SOURCE_SYMBOLS_MAX, Shape};
+pub use simd::Kernel;
 pub use symbols::REPAIR_SURPLUS_MAX;
 
-/// A code: makes the encoder and the assembly of each piece.
+/// A code: makes the repair symbols and the assembly of each piece.
 pub trait Code: Send {
-    /// Makes repair symbols of one block.
-    type Encoder: Encoder;
     /// Gathers the symbols of one block.
     type Assembly: Assembly;
 
-    /// Prepares `block`, the whole content of `piece`, for making repair symbols.
+    /// Makes the repair symbols `esis` of `block`, the whole content of `piece`, and writes them
+    /// one after the other into `symbols`, which has T bytes for each.
+    ///
+    /// All that are wanted at about the same time are best asked for in one call: what a call
+    /// learns of the block is not kept.
     ///
     /// # Errors
-    /// [`Error::BlockSize`] if `block` is not as long as `shape` says, [`Error::Panicked`].
-    fn encoder(&mut self, piece: u32, shape: Shape, block: &[u8]) -> Result<Self::Encoder, Error>;
+    /// [`Error::BlockSize`] if `block` is not as long as `shape` says, [`Error::SymbolSize`],
+    /// [`Error::NotRepair`], [`Error::Panicked`].
+    fn repair(
+        &mut self,
+        piece: u32,
+        shape: Shape,
+        block: &[u8],
+        esis: &[Esi],
+        symbols: &mut [u8],
+    ) -> Result<(), Error>;
 
     /// Starts to gather the symbols of `piece`.
     fn assembly(&mut self, piece: u32, shape: Shape) -> Self::Assembly;
-}
-
-/// Makes the repair symbols of one block.
-pub trait Encoder: Send {
-    /// Writes the repair symbol `esi`, which is K or more, into `symbol`, which is T bytes long.
-    ///
-    /// # Errors
-    /// [`Error::NotRepair`], [`Error::SymbolSize`], [`Error::Panicked`].
-    fn repair(&mut self, esi: Esi, symbol: &mut [u8]) -> Result<(), Error>;
 }
 
 /// Gathers the symbols of one block until it is whole.
@@ -99,8 +108,8 @@ pub enum Error {
         /// Bytes given.
         actual: usize,
     },
-    /// The symbol is not as long as its shape says.
-    #[error("The symbol is {actual} bytes long, its shape says {expected}")]
+    /// The symbol, or the room for several, is not as long as the shape says.
+    #[error("Symbols of {actual} bytes, the shape says {expected}")]
     SymbolSize {
         /// Bytes of the shape.
         expected: usize,

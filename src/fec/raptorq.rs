@@ -1,105 +1,110 @@
-//! The real code: the `raptorq` crate, one block at a time.
+//! The real code, one block at a time: the dense path where it is faster, the `raptorq` crate for
+//! the rest.
 //!
 //! The crate panics on input that it does not like and holds that to be its caller's duty, so it
 //! sees only what [`Symbols`] let through, and runs behind a panic boundary all the same.
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use raptorq::{
-    EncodingPacket, ObjectTransmissionInformation, PayloadId, SourceBlockDecoder,
-    SourceBlockEncoder, SourceBlockEncodingPlan,
-};
+use raptorq::{EncodingPacket, PayloadId, SourceBlockDecoder};
 
-use super::symbols::{Symbols, check_block, check_repair};
-use super::{Added, Assembly, Code, Encoder, Error, Esi, Shape};
+use super::plan::{BLOCK_NUMBER, Plan, Plans, config, guarded, repair_of};
+use super::symbols::{Symbols, check_block, check_repairs};
+use super::{Added, Assembly, Code, Error, Esi, Kernel, Shape, cost, dense};
 
 /// RaptorQ as RFC 6330 has it: source block number 0, no sub-blocks.
-///
-/// Owns the encoding plans, which depend on K alone and cost more than a block.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RaptorQ {
-    plans: BTreeMap<u16, SourceBlockEncodingPlan>,
+    plans: Plans,
+    /// What runs the dense path; `None` leaves all to the crate.
+    kernel: Option<Kernel>,
 }
 
-/// How many plans are kept. A bundle has two kinds of block: full, and the last.
-const PLANS_MAX: usize = 4;
-
 impl RaptorQ {
-    /// Makes the code, without plans yet.
+    /// Makes the code with the fastest kernel of this processor.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::with(Some(Kernel::best()))
     }
 
-    fn plan(&mut self, shape: Shape) -> Result<&SourceBlockEncodingPlan, Error> {
-        let count = u16::try_from(shape.source_symbols())
-            .expect("a shape has at most 56,403 source symbols");
-        if !self.plans.contains_key(&count) {
-            if self.plans.len() >= PLANS_MAX {
-                self.plans.clear();
-            }
-            let plan = guarded(|| SourceBlockEncodingPlan::generate(count))?;
-            self.plans.insert(count, plan);
+    /// Makes the code with this kernel, or without the dense path: the same bytes at another speed.
+    #[must_use]
+    pub fn with(kernel: Option<Kernel>) -> Self {
+        Self {
+            plans: Plans::default(),
+            kernel,
         }
-        Ok(&self.plans[&count])
+    }
+}
+
+impl Default for RaptorQ {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl Code for RaptorQ {
-    type Encoder = RaptorQEncoder;
     type Assembly = RaptorQAssembly;
 
-    fn encoder(
+    fn repair(
         &mut self,
         _piece: u32,
         shape: Shape,
         block: &[u8],
-    ) -> Result<RaptorQEncoder, Error> {
+        esis: &[Esi],
+        symbols: &mut [u8],
+    ) -> Result<(), Error> {
         check_block(shape, block)?;
-        let mut padded = Vec::with_capacity(shape.padded_size());
-        padded.extend_from_slice(block);
-        padded.resize(shape.padded_size(), 0);
-        let plan = self.plan(shape)?;
-        let encoder = guarded(|| {
-            SourceBlockEncoder::with_encoding_plan(BLOCK_NUMBER, &config(shape), &padded, plan)
-        })?;
-        Ok(RaptorQEncoder { shape, encoder })
+        check_repairs(shape, esis, symbols)?;
+        let plan = self.plans.get(shape);
+        let is_faster = |kernel: &Kernel| cost::encodes_faster(*kernel, shape, esis.len());
+        if let Some(kernel) = self.kernel.filter(is_faster) {
+            return dense::encode(kernel, &plan, shape, block, esis, symbols);
+        }
+        let encoder = plan.encoder(shape, block)?;
+        let width = usize::from(shape.symbol_size());
+        for (&esi, symbol) in esis.iter().zip(symbols.chunks_mut(width)) {
+            symbol.copy_from_slice(&repair_of(&encoder, shape.source_symbols(), esi)?);
+        }
+        Ok(())
     }
 
     fn assembly(&mut self, _piece: u32, shape: Shape) -> RaptorQAssembly {
         RaptorQAssembly {
             symbols: Symbols::new(shape),
+            plan: self.plans.get(shape),
+            kernel: self.kernel,
         }
     }
 }
 
-/// Makes repair symbols; holds the block twice, as source and as intermediate symbols.
-#[derive(Debug)]
-pub struct RaptorQEncoder {
-    shape: Shape,
-    encoder: SourceBlockEncoder,
-}
-
-impl Encoder for RaptorQEncoder {
-    fn repair(&mut self, esi: Esi, symbol: &mut [u8]) -> Result<(), Error> {
-        check_repair(self.shape, esi, symbol)?;
-        let index = esi.get() - self.shape.source_symbols();
-        let packets = guarded(|| self.encoder.repair_packets(index, 1))?;
-        let packet = packets.first().ok_or(Error::Panicked)?;
-        symbol.copy_from_slice(packet.data());
-        Ok(())
-    }
-}
-
-/// Gathers symbols and hands them to the decoder once there are enough.
+/// Gathers symbols and solves for the block once there are enough.
 #[derive(Debug)]
 pub struct RaptorQAssembly {
     symbols: Symbols,
+    plan: Arc<Plan>,
+    kernel: Option<Kernel>,
 }
 
 impl RaptorQAssembly {
-    /// Solves for the block; `None` if the symbols at hand do not determine it.
+    /// Fills in what is missing; false if the symbols at hand do not determine it.
+    fn solve(&self, block: &mut [u8]) -> Result<bool, Error> {
+        let shape = self.symbols.shape();
+        let missing = self.symbols.missing_indices().count();
+        let is_faster = |kernel: &Kernel| cost::solves_faster(*kernel, shape, missing);
+        if let Some(kernel) = self.kernel.filter(is_faster) {
+            return dense::solve(kernel, &self.plan, &self.symbols, block);
+        }
+        let Some(whole) = self.decode(block)? else {
+            return Ok(false);
+        };
+        for range in self.symbols.missing() {
+            block[range.clone()].copy_from_slice(&whole[range]);
+        }
+        Ok(true)
+    }
+
+    /// Has the crate decode; `None` if the symbols at hand do not determine the block.
     fn decode(&self, block: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let shape = self.symbols.shape();
         let size = usize::from(shape.symbol_size());
@@ -135,36 +140,16 @@ impl Assembly for RaptorQAssembly {
         if self.symbols.deficit() > 0 {
             return Ok(false);
         }
-        let Some(whole) = self.decode(block)? else {
+        let is_solved = self.solve(block)?;
+        if is_solved {
+            self.symbols.note_whole();
+        } else {
             self.symbols.note_failure();
-            return Ok(false);
-        };
-        for range in self.symbols.missing() {
-            block[range.clone()].copy_from_slice(&whole[range]);
         }
-        self.symbols.note_whole();
-        Ok(true)
+        Ok(is_solved)
     }
-}
-
-/// Every piece is an object of its own, of one source block.
-const BLOCK_NUMBER: u8 = 0;
-
-fn config(shape: Shape) -> ObjectTransmissionInformation {
-    let symbol_size = shape.symbol_size();
-    let alignment = [8, 4, 2, 1]
-        .into_iter()
-        .find(|&alignment| symbol_size.is_multiple_of(u16::from(alignment)))
-        .expect("1 divides every symbol size");
-    ObjectTransmissionInformation::new(shape.padded_size() as u64, symbol_size, 1, 1, alignment)
 }
 
 fn packet(esi: Esi, symbol: Vec<u8>) -> EncodingPacket {
     EncodingPacket::new(PayloadId::new(BLOCK_NUMBER, esi.get()), symbol)
-}
-
-/// The panic boundary. What the codec had in hand is dropped with the panic, so nothing half-made
-/// is seen afterwards.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::Panicked)
 }

@@ -124,6 +124,11 @@ impl Symbols {
         self.source.runs(false).map(bytes)
     }
 
+    /// The source symbols that are missing, ascending.
+    pub(super) fn missing_indices(&self) -> impl Iterator<Item = usize> + '_ {
+        self.source.runs(false).flatten()
+    }
+
     /// The repair symbols that are here, ascending, with their bytes.
     pub(super) fn repairs(&self) -> impl Iterator<Item = (Esi, &[u8])> + '_ {
         let size = usize::from(self.shape.symbol_size());
@@ -160,12 +165,18 @@ pub(super) fn check_symbol(shape: Shape, symbol: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// Checks what an encoder is asked for.
-pub(super) fn check_repair(shape: Shape, esi: Esi, symbol: &[u8]) -> Result<(), Error> {
-    if shape.is_source(esi) {
+/// Checks what repair symbols are asked for, and the room for them.
+pub(super) fn check_repairs(shape: Shape, esis: &[Esi], symbols: &[u8]) -> Result<(), Error> {
+    if let Some(&esi) = esis.iter().find(|esi| shape.is_source(**esi)) {
         return Err(Error::NotRepair(esi));
     }
-    check_symbol(shape, symbol)
+    let expected = esis.len() * usize::from(shape.symbol_size());
+    let actual = symbols.len();
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(Error::SymbolSize { expected, actual })
+    }
 }
 
 /// Checks the length of a block that is to be encoded.

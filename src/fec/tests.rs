@@ -5,11 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn esi(value: u32) -> Esi {
+pub(super) fn esi(value: u32) -> Esi {
     Esi::new(value).expect("tests stay in 24 bits")
 }
 
-fn bytes(len: usize, seed: u64) -> Vec<u8> {
+pub(super) fn bytes(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
         state ^= state << 13;
@@ -21,16 +21,17 @@ fn bytes(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// The source symbol `index` of the block, its padding zeros.
-fn source(shape: Shape, block: &[u8], index: u32) -> Vec<u8> {
+pub(super) fn source(shape: Shape, block: &[u8], index: u32) -> Vec<u8> {
     let range = shape.source_range(esi(index)).unwrap();
     let mut symbol = block[range].to_vec();
     symbol.resize(shape.symbol_size().into(), 0);
     symbol
 }
 
-fn repair(encoder: &mut impl Encoder, shape: Shape, id: u32) -> Vec<u8> {
+fn repair(code: &mut impl Code, shape: Shape, block: &[u8], id: u32) -> Vec<u8> {
     let mut symbol = vec![0xee; shape.symbol_size().into()];
-    encoder.repair(esi(id), &mut symbol).unwrap();
+    code.repair(0, shape, block, &[esi(id)], &mut symbol)
+        .unwrap();
     symbol
 }
 
@@ -53,14 +54,13 @@ fn transfer<C: Code>(
             Ok(Added::Duplicate)
         );
     }
-    let mut encoder = code.encoder(0, shape, block).unwrap();
     let mut used = 0;
     let mut ids = repair_ids.into_iter();
     while !assembly.complete(&mut out).unwrap() {
         let before = assembly.deficit();
         assert!(before > 0, "an assembly that is not whole asks for more");
         let id = ids.next().expect("enough repair symbols");
-        let symbol = repair(&mut encoder, shape, id);
+        let symbol = repair(code, shape, block, id);
         assert_eq!(assembly.add(esi(id), &symbol, &mut out), Ok(Added::New));
         assert_eq!(assembly.deficit(), before - 1);
         used += 1;
@@ -184,25 +184,27 @@ fn wrong_sizes_and_ids_are_refused_and_change_nothing() {
     let shape = Shape::new(95, 10).unwrap();
     let block = bytes(95, 5);
     let mut code = RaptorQ::new();
-    let short = code.encoder(0, shape, &block[1..]);
-    assert_eq!(
-        short.unwrap_err(),
-        Error::BlockSize {
-            expected: 95,
-            actual: 94
-        }
-    );
-    let mut encoder = code.encoder(0, shape, &block).unwrap();
-    assert_eq!(
-        encoder.repair(esi(9), &mut [0; 10]),
-        Err(Error::NotRepair(esi(9)))
-    );
+    let mut room = [0; 20];
+    let mut ask = |block: &[u8], ids: [u32; 2], len: usize| {
+        code.repair(0, shape, block, &ids.map(esi), &mut room[..len])
+    };
+    let short = Error::BlockSize {
+        expected: 95,
+        actual: 94,
+    };
+    assert_eq!(ask(&block[1..], [10, 11], 20), Err(short));
+    assert_eq!(ask(&block, [10, 9], 20), Err(Error::NotRepair(esi(9))));
+    let narrow = Error::SymbolSize {
+        expected: 20,
+        actual: 19,
+    };
+    assert_eq!(ask(&block, [10, 11], 19), Err(narrow));
+    assert_eq!(ask(&block, [10, 11], 20), Ok(()));
+
     let size = |actual| Error::SymbolSize {
         expected: 10,
         actual,
     };
-    assert_eq!(encoder.repair(esi(10), &mut [0; 9]), Err(size(9)));
-
     let mut assembly = code.assembly(0, shape);
     let mut out = vec![0; 95];
     for len in [0, 9, 11] {
@@ -257,7 +259,6 @@ fn a_damaged_symbol_gives_wrong_bytes_or_a_refusal_never_a_panic() {
 
 /// Whether a block that was repaired with one damaged symbol came out wrong.
 fn damaged<C: Code>(code: &mut C, shape: Shape, block: &[u8], round: u32) -> bool {
-    let mut encoder = code.encoder(0, shape, block).unwrap();
     let mut assembly = code.assembly(0, shape);
     let mut out = vec![0; block.len()];
     for index in 5..shape.source_symbols() {
@@ -268,7 +269,7 @@ fn damaged<C: Code>(code: &mut C, shape: Shape, block: &[u8], round: u32) -> boo
         if assembly.complete(&mut out).unwrap() {
             break;
         }
-        let mut symbol = repair(&mut encoder, shape, id);
+        let mut symbol = repair(code, shape, block, id);
         if id == 100 {
             symbol[round as usize % 8] ^= 1 << (round % 8);
         }
@@ -286,13 +287,15 @@ fn the_model_counts_as_the_code_does() {
         let end = (start + 10_000).min(bundle.len());
         let shape = Shape::new(end - start, 100).unwrap();
         let mut assembly = code.assembly(piece, shape);
-        let mut encoder = code.encoder(piece, shape, &bundle[start..end]).unwrap();
         let mut out = vec![0; 10_000];
         for id in shape.source_symbols().. {
             if assembly.complete(&mut out).unwrap() {
                 break;
             }
-            let symbol = repair(&mut encoder, shape, id);
+            let mut symbol = vec![0; 100];
+            let block = &bundle[start..end];
+            code.repair(piece, shape, block, &[esi(id)], &mut symbol)
+                .unwrap();
             assert_eq!(assembly.add(esi(id), &symbol, &mut out), Ok(Added::New));
         }
         assert_eq!(out[..end - start], bundle[start..end]);
@@ -333,8 +336,6 @@ fn the_model_fails_as_often_as_the_code_does() {
 fn mark_of(id: u32) -> u8 {
     let bundle: Arc<[u8]> = vec![0; 10].into();
     let shape = Shape::new(10, 1).unwrap();
-    let mut encoder = Counted::new(Arc::clone(&bundle), 10, 0)
-        .encoder(0, shape, &bundle)
-        .unwrap();
-    repair(&mut encoder, shape, id)[0]
+    let mut code = Counted::new(Arc::clone(&bundle), 10, 0);
+    repair(&mut code, shape, &bundle, id)[0]
 }

@@ -25,8 +25,8 @@ pub const LANES_MAX: usize = 8;
 pub const PATIENT_LANES_MAX: usize = 4;
 /// How many pieces are read ahead of the ones being sent.
 pub const READ_AHEAD: usize = 8;
-/// How many encoders a sender keeps for repair.
-pub const ENCODERS_MAX: usize = 32;
+/// How many repair symbols of a piece are made at a time.
+pub const REPAIRS_AT_ONCE: u32 = 256;
 /// Repair symbols sent beyond the largest deficit, since K symbols fail once in 200.
 pub const REPAIR_EXTRA: u32 = 2;
 /// The range from which the first repair ESI of a session is drawn.

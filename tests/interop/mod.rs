@@ -2,5 +2,6 @@
 
 mod disk;
 mod large;
+mod lcrq;
 mod tar;
 mod udpcast;

@@ -217,19 +217,19 @@ fn nothing_half_done_is_left_in() {
 fn a_room_has_a_charter_and_its_fences() {
     let deny = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";
     let good = format!("//! What it is.\n#![forbid(unsafe_code)]\n{deny}\n");
-    keeps("src/fec/mod.rs", &good);
+    keeps("src/image/mod.rs", &good);
     breaks(
-        "src/fec/mod.rs",
+        "src/image/mod.rs",
         good.trim_start_matches("//! What it is.\n"),
         "charter",
     );
     breaks(
-        "src/fec/mod.rs",
+        "src/image/mod.rs",
         &good.replace("forbid", "deny"),
         "#![forbid(unsafe_code)]",
     );
     breaks(
-        "src/fec/mod.rs",
+        "src/image/mod.rs",
         &good.replace("_types", "_macros"),
         "a pure room",
     );

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::demand::{Demand, Urgency};
 use crate::base::{Block, Blocks, Time};
-use crate::fec::{Code, ESI_MAX, Encoder, Esi, Shape};
+use crate::fec::{Code, ESI_MAX, Esi, Shape};
 use crate::image::Geometry;
 use crate::machine::{DiskKind, DiskOp, FileId};
 use crate::multicast::limits::{
-    ENCODERS_MAX, INTERLEAVE, LANES_MAX, PATIENT_LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX,
-    REPAIR_EXTRA, REPAIR_START_RANGE,
+    INTERLEAVE, LANES_MAX, PATIENT_LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, REPAIR_EXTRA,
+    REPAIR_START_RANGE, REPAIRS_AT_ONCE,
 };
 use crate::multicast::random::Random;
 
@@ -22,14 +22,12 @@ pub(super) struct Lanes<C: Code> {
     code: C,
     geometry: Geometry,
     blocks: Box<dyn Blocks>,
-    open: Vec<Lane<C::Encoder>>,
+    open: Vec<Lane>,
     /// Whose turn it is.
     turn: usize,
     reading: BTreeMap<u64, Job>,
     next_tag: u64,
     ready: VecDeque<(Job, Block)>,
-    /// Encoders kept for further repair, the least recently used first.
-    encoders: VecDeque<(u32, C::Encoder)>,
     /// How many repair symbols of a piece were made.
     repairs_made: BTreeMap<u32, u32>,
     /// How far above K the first repair symbol of every piece is.
@@ -52,16 +50,26 @@ enum Task {
 }
 
 /// A piece being sent.
-struct Lane<E> {
+struct Lane {
     piece: u32,
     shape: Shape,
-    /// Kept while source symbols are left, or an encoder is still to be made.
+    /// Kept while source symbols are left, or repair symbols are still to be made.
     block: Option<Block>,
-    encoder: Option<E>,
     /// The next source symbol; K when none is left.
     next_source: u32,
     repairs_left: u32,
+    made: Repairs,
     is_whole: bool,
+}
+
+/// Repair symbols that were made together and are sent one by one.
+#[derive(Default)]
+struct Repairs {
+    esis: Vec<Esi>,
+    /// T bytes for each of them.
+    symbols: Vec<u8>,
+    /// How many were sent.
+    sent: usize,
 }
 
 /// A symbol that was written.
@@ -95,7 +103,6 @@ impl<C: Code> Lanes<C> {
             reading: BTreeMap::new(),
             next_tag: 0,
             ready: VecDeque::new(),
-            encoders: VecDeque::new(),
             repairs_made: BTreeMap::new(),
             repair_start: Random::new(seed).below(REPAIR_START_RANGE),
         }
@@ -207,29 +214,17 @@ impl<C: Code> Lanes<C> {
             padding.fill(0);
             return Some(lane.written(esi, true));
         }
-        let esi = next_repair(
-            &mut self.repairs_made,
-            self.repair_start,
-            lane.piece,
-            lane.shape,
-        );
-        let is_made = esi.is_some_and(|esi| make_repair(&mut self.code, lane, esi, symbol));
-        if is_made {
-            lane.repairs_left -= 1;
-            esi.map(|esi| lane.written(esi, false))
-        } else {
-            // The code failed on this piece: what receivers still lack they will report.
-            lane.repairs_left = 0;
-            lane.encoder = None;
-            None
+        if lane.made.is_empty() {
+            lane.make_repairs(&mut self.code, &mut self.repairs_made, self.repair_start);
         }
+        let esi = lane.made.take(symbol);
+        // If the code failed on this piece: what receivers still lack they will report.
+        lane.repairs_left = esi.map_or(0, |_| lane.repairs_left - 1);
+        esi.map(|esi| lane.written(esi, false))
     }
 
     fn close(&mut self, at: usize) {
-        let lane = self.open.swap_remove(at);
-        if let Some(encoder) = lane.encoder {
-            self.keep_encoder(lane.piece, encoder);
-        }
+        drop(self.open.swap_remove(at));
     }
 
     fn open_ready(&mut self, demand: &mut Demand, proactive: &impl Fn(u32) -> u32) {
@@ -264,40 +259,26 @@ impl<C: Code> Lanes<C> {
             Task::Whole => (0, proactive(shape.source_symbols())),
             Task::Repair(count) => (shape.source_symbols(), count),
         };
-        let encoder = self.take_encoder(job.piece);
         self.open.push(Lane {
             piece: job.piece,
             shape,
             block: Some(block),
-            encoder,
             next_source,
             repairs_left,
+            made: Repairs::default(),
             is_whole: job.task == Task::Whole,
         });
     }
 
-    /// Takes the next repair: straight into a lane if its encoder is at hand, else gives a read.
+    /// Takes the next repair: gives the read of its piece.
     fn plan_repair(&mut self, demand: &mut Demand, urgency: Urgency, now: Time) -> Option<DiskOp> {
-        while self.open.len() < LANES_MAX {
-            let piece = demand.next_repair(urgency, now)?;
-            let Some(encoder) = self.take_encoder(piece) else {
-                let block = self.blocks.take()?;
-                let count = demand.take_repair(urgency, piece) + REPAIR_EXTRA;
-                return Some(self.read(piece, Task::Repair(count), 0, block));
-            };
-            let count = demand.take_repair(urgency, piece) + REPAIR_EXTRA;
-            let shape = demand.shape(piece)?;
-            self.open.push(Lane {
-                piece,
-                shape,
-                block: None,
-                encoder: Some(encoder),
-                next_source: shape.source_symbols(),
-                repairs_left: count,
-                is_whole: false,
-            });
+        if self.open.len() >= LANES_MAX {
+            return None;
         }
-        None
+        let piece = demand.next_repair(urgency, now)?;
+        let block = self.blocks.take()?;
+        let count = demand.take_repair(urgency, piece) + REPAIR_EXTRA;
+        Some(self.read(piece, Task::Repair(count), 0, block))
     }
 
     fn read(&mut self, piece: u32, task: Task, attempts: u8, block: Block) -> DiskOp {
@@ -338,21 +319,9 @@ impl<C: Code> Lanes<C> {
             .chain(self.ready.iter().map(|(job, _)| job));
         waiting.filter(|job| job.task == Task::Whole).count()
     }
-
-    fn take_encoder(&mut self, piece: u32) -> Option<C::Encoder> {
-        let at = self.encoders.iter().position(|(of, _)| *of == piece)?;
-        self.encoders.remove(at).map(|(_, encoder)| encoder)
-    }
-
-    fn keep_encoder(&mut self, piece: u32, encoder: C::Encoder) {
-        if self.encoders.len() >= ENCODERS_MAX {
-            self.encoders.pop_front();
-        }
-        self.encoders.push_back((piece, encoder));
-    }
 }
 
-impl<E> Lane<E> {
+impl Lane {
     const fn remaining(&self) -> u32 {
         self.shape.source_symbols() - self.next_source + self.repairs_left
     }
@@ -364,6 +333,50 @@ impl<E> Lane<E> {
             remaining: self.remaining(),
             is_source,
         }
+    }
+
+    /// Makes the next repair symbols, all that are left or [`REPAIRS_AT_ONCE`]; none if the code
+    /// fails. `made` counts those of each piece, `start` is how far above K their first is.
+    fn make_repairs<C: Code>(&mut self, code: &mut C, made: &mut BTreeMap<u32, u32>, start: u32) {
+        let Some(block) = &self.block else {
+            return;
+        };
+        let count = self.repairs_left.min(REPAIRS_AT_ONCE);
+        let mut fresh = || next_repair(made, start, self.piece, self.shape);
+        let Repairs {
+            esis,
+            symbols,
+            sent,
+        } = &mut self.made;
+        *sent = 0;
+        esis.clear();
+        esis.extend((0..count).map_while(|_| fresh()));
+        symbols.resize(esis.len() * usize::from(self.shape.symbol_size()), 0);
+        let block = &block[..self.shape.block_size()];
+        if code
+            .repair(self.piece, self.shape, block, esis, symbols)
+            .is_err()
+        {
+            esis.clear();
+        }
+        if count == self.repairs_left {
+            self.block = None;
+        }
+    }
+}
+
+impl Repairs {
+    fn is_empty(&self) -> bool {
+        self.sent == self.esis.len()
+    }
+
+    /// Writes the next one into `symbol`.
+    fn take(&mut self, symbol: &mut [u8]) -> Option<Esi> {
+        let esi = self.esis.get(self.sent)?;
+        let start = self.sent * symbol.len();
+        symbol.copy_from_slice(&self.symbols[start..start + symbol.len()]);
+        self.sent += 1;
+        Some(*esi)
     }
 }
 
@@ -377,22 +390,4 @@ fn next_repair(made: &mut BTreeMap<u32, u32>, start: u32, piece: u32, shape: Sha
     let esi = shape.source_symbols() + (start + *made) % range;
     *made += 1;
     Esi::new(esi)
-}
-
-/// Makes a repair symbol, and the encoder for it if there is none; tells whether it could.
-fn make_repair<C: Code>(
-    code: &mut C,
-    lane: &mut Lane<C::Encoder>,
-    esi: Esi,
-    symbol: &mut [u8],
-) -> bool {
-    if lane.encoder.is_none() {
-        let Some(block) = lane.block.take() else {
-            return false;
-        };
-        let block = &block[..lane.shape.block_size()];
-        lane.encoder = code.encoder(lane.piece, lane.shape, block).ok();
-    }
-    let encoder = lane.encoder.as_mut();
-    encoder.is_some_and(|encoder| encoder.repair(esi, symbol).is_ok())
 }
