@@ -22,7 +22,7 @@ fn seeds(test: &str, count: u64, mut scenario: impl FnMut(u64)) {
     };
     for seed in range {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| scenario(seed))) {
-            let again = format!("FLASHOVER_SEED={seed} cargo nextest run -E 'test(sim::{test})'");
+            let again = format!("FLASHOVER_SEED={seed} cargo test --test runner sim::{test}");
             eprintln!("\nseed {seed} failed; run it again with\n\n    {again}\n");
             resume_unwind(panic);
         }

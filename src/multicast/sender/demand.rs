@@ -4,8 +4,8 @@
 //! datagram of that piece (or a later one); older reports are stale for that piece. While a piece
 //! is being sent every report is.
 //!
-//! Order: repairs of what most could lack, then the pass over whole pieces, then the large repairs
-//! that a minority needs.
+//! Order: repairs of what most could lack, then whole pieces for the first time, then the large
+//! repairs that a minority needs, then pieces that are sent whole again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -25,6 +25,8 @@ pub(super) struct Demand {
     lacking: u32,
     /// Pieces to be sent whole.
     whole: Bitmap,
+    /// How many of `whole` were never sent in this epoch.
+    fresh: u32,
     /// Repairs that come first.
     urgent: Repairs,
     /// Large repairs of few, which come when nothing else is to be sent.
@@ -65,6 +67,7 @@ impl Demand {
             lack_counts: vec![0; count],
             lacking: 0,
             whole: Bitmap::new(count),
+            fresh: 0,
             urgent: Repairs::default(),
             patient: Repairs::default(),
             share_usual: SHARE_USUAL_MIN,
@@ -151,14 +154,29 @@ impl Demand {
         loop {
             let next = self.whole.next(self.cursor as usize, true);
             let piece = next.or_else(|| self.whole.next(0, true))?;
+            let is_lacked = self.lack_counts[piece] > 0;
+            if is_lacked {
+                self.note_being_sent(piece);
+            }
+            self.fresh -= u32::from(self.sent_until[piece] == 0);
             self.whole.clear(piece);
-            if self.lack_counts[piece] > 0 {
-                self.sent_until[piece] = BEING_SENT;
+            if is_lacked {
                 let piece = narrow(piece as u64);
                 self.cursor = piece + 1;
                 return Some(piece);
             }
         }
+    }
+
+    /// Whether the next whole piece comes before the next patient repair.
+    pub(super) fn is_whole_next(&mut self, now: Time) -> bool {
+        self.fresh > 0 || self.next_repair(Urgency::Patient, now).is_none()
+    }
+
+    fn note_being_sent(&mut self, piece: usize) {
+        let was_fresh = self.sent_until[piece] == 0 && self.whole.get(piece);
+        self.fresh -= u32::from(was_fresh);
+        self.sent_until[piece] = BEING_SENT;
     }
 
     /// The next piece that may be repaired.
@@ -173,7 +191,7 @@ impl Demand {
     /// Takes the piece that [`Demand::next_repair`] gave: it counts as being sent from now on.
     /// Gives its largest deficit.
     pub(super) fn take_repair(&mut self, urgency: Urgency, piece: u32) -> u32 {
-        self.sent_until[piece as usize] = BEING_SENT;
+        self.note_being_sent(piece as usize);
         match urgency {
             Urgency::Urgent => self.urgent.take(piece),
             Urgency::Patient => self.patient.take(piece),
@@ -187,6 +205,8 @@ impl Demand {
 
     /// Ends the sending of a piece; `counter` is the next datagram's.
     pub(super) fn note_sent(&mut self, piece: u32, counter: u64) {
+        // Nothing is numbered 0 but the first control datagram.
+        let counter = counter.max(1);
         self.sent_until[piece as usize] = counter;
     }
 
@@ -215,6 +235,7 @@ impl Demand {
             at = piece + 1;
             if self.sent_until[piece] <= ack {
                 self.whole.set(piece);
+                self.fresh += u32::from(self.sent_until[piece] == 0);
                 self.patient.take(narrow(piece as u64));
             }
         }
@@ -318,4 +339,4 @@ fn narrow(piece: u64) -> u32 {
 /// A deficit of at most this share of a piece is repaired even if the piece is sent whole anyway.
 const SHARE_SMALL: f64 = 1.0 / 16.0;
 /// A deficit of at most this share is repaired at once, however little others lack.
-const SHARE_USUAL_MIN: f64 = 0.125;
+const SHARE_USUAL_MIN: f64 = 0.25;

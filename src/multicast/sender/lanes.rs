@@ -136,11 +136,11 @@ impl<C: Code> Lanes<C> {
         if self.wholes_waiting() >= READ_AHEAD {
             return None;
         }
-        let block = self.blocks.take()?;
-        if let Some(piece) = demand.take_whole() {
+        if demand.is_whole_next(now) {
+            let block = self.blocks.take()?;
+            let piece = demand.take_whole()?;
             return Some(self.read(piece, Task::Whole, 0, block));
         }
-        drop(block);
         let is_busy = self.wholes_waiting() > 0 || self.open.iter().any(|lane| lane.is_whole);
         if is_busy || self.repairs_under_way() >= PATIENT_LANES_MAX {
             return None;

@@ -27,28 +27,30 @@ fn row_01_random_loss() {
 /// Hundreds of datagrams lost in a row cost their repair, and the rate is not lowered for each.
 #[test]
 fn row_02_burst_loss() {
-    let bursts = Bursts {
-        start: 0.000_05,
-        length_mean: 200.0,
-        loss: 1.0,
-    };
-    let links = Conditions {
-        bursts: Some(bursts),
-        ..lossy(0.0)
-    };
-    let mut cluster = started::<Cheap>(2, LONG, links);
-    let at = others_done(&mut cluster, &[]);
-    cluster.check();
-    let (cost, undisturbed) = (cost(&cluster), undisturbed(2, LONG));
-    println!("sent {cost:.4}, {at} against {undisturbed} without loss");
-    assert!(
-        cost < 1.1,
-        "each of six nodes loses 1 % in bursts of its own: {cost}"
-    );
-    assert!(
-        at.as_nanos() < undisturbed.as_nanos() * 115 / 100,
-        "{at} against {undisturbed}"
-    );
+    seeds("faults::network::row_02_burst_loss", 4, |seed| {
+        let bursts = Bursts {
+            start: 0.000_05,
+            length_mean: 200.0,
+            loss: 1.0,
+        };
+        let links = Conditions {
+            bursts: Some(bursts),
+            ..lossy(0.0)
+        };
+        let mut cluster = started::<Cheap>(seed, LONG, links);
+        let at = others_done(&mut cluster, &[]);
+        cluster.check();
+        let (cost, undisturbed) = (cost(&cluster), undisturbed(seed, LONG));
+        println!("seed {seed}: sent {cost:.4}, {at} against {undisturbed} without loss");
+        assert!(
+            cost < 1.1,
+            "each of six nodes loses 1 % in bursts of its own: {cost}"
+        );
+        assert!(
+            at.as_nanos() < undisturbed.as_nanos() * 115 / 100,
+            "{at} against {undisturbed}"
+        );
+    });
 }
 
 /// Datagrams that overtake a thousand others, and come three times.
