@@ -266,7 +266,7 @@ pub fn send(data: &[u8]) {
     };
     let blocks = Box::new(PlainBlocks::new(1 << 16, 4));
     let (code, counters) = (RaptorQ::new(), Arc::new(Counters::default()));
-    let machine = sender::Sender::new(config, code, PlainCipher, blocks, counters);
+    let machine = sender::Sender::new(config, code, PlainCipher, Say(true), blocks, counters);
     drive(machine, data, |counter, body| {
         let (&node, body) = body.split_first()?;
         let node = NodeId([node % 4; 16]);

@@ -159,6 +159,9 @@ pub enum DiskError {
     /// The file ended before all bytes were read.
     #[error("The file is shorter than expected")]
     Short,
+    /// What was read is not what was written once.
+    #[error("The file is damaged")]
+    Damaged,
     /// Another failure, with its `errno`.
     #[error("The disk operation failed (errno {0})")]
     Errno(i32),

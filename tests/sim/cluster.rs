@@ -157,10 +157,11 @@ impl<P: Parts> Cluster<P> {
             window_bytes: limits::WINDOW_BYTES_DEFAULT,
         };
         let geometry = self.session.geometry;
-        let sender: Sender<P::Code, P::Cipher> = Sender::new(
+        let sender: Sender<P::Code, P::Cipher, P::Verify> = Sender::new(
             config,
             P::code(&self.bundle, geometry),
             P::cipher(),
+            P::verify(&self.bundle, geometry),
             Box::new(PlainBlocks::new(geometry.piece_size(), 32)),
             Arc::new(Counters::default()),
         );

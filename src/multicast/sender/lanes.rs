@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::demand::{Demand, Urgency};
-use crate::base::{Block, Blocks, Time};
+use crate::base::{Block, Blocks, PieceIndex, Time};
 use crate::fec::{Code, ESI_MAX, Esi, Shape};
 use crate::image::Geometry;
 use crate::machine::{DiskKind, DiskOp, FileId};
@@ -163,6 +163,12 @@ impl<C: Code> Lanes<C> {
         had_any && self.open.is_empty()
     }
 
+    /// The piece that a read under way is for.
+    pub(super) fn piece_of(&self, tag: u64) -> Option<PieceIndex> {
+        let job = self.reading.get(&tag)?;
+        Some(PieceIndex::new(job.piece))
+    }
+
     /// Takes the end of a read.
     pub(super) fn on_read(&mut self, tag: u64, block: Block, is_ok: bool) -> Option<ReadEnd> {
         let job = self.reading.remove(&tag)?;
@@ -282,7 +288,7 @@ impl<C: Code> Lanes<C> {
     }
 
     fn read(&mut self, piece: u32, task: Task, attempts: u8, block: Block) -> DiskOp {
-        let index = crate::base::PieceIndex::new(piece);
+        let index = PieceIndex::new(piece);
         let tag = self.next_tag;
         self.next_tag += 1;
         self.reading.insert(

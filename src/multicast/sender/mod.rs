@@ -10,7 +10,7 @@
 //! | `pace` | how fast it sends |
 //!
 //! Invariants: a counter is used for one datagram only; nobody is waited for longer than the named
-//! limits; what no receiver lacks is not sent.
+//! limits; what no receiver lacks is not sent, nor what is not right.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -34,13 +34,14 @@ use super::limits::{
     REPORT_INTERVAL_MIN, TICK,
 };
 use super::session::Session;
+use super::verify::{PieceHashes, Verify};
 use super::wire::DATA_OVERHEAD;
 use super::wire::control::Control;
 use super::wire::lct::{Codepoint, HEADER_SIZE, Header};
 use super::wire::report::{Report, ReportHeader};
 use crate::base::{Bitmap, Blocks, Counter, Counters, NodeId, PieceIndex, Time};
 use crate::fec::{Code, Esi, RaptorQ};
-use crate::machine::{DiskDone, Input, Machine, Output, Transmit};
+use crate::machine::{DiskDone, DiskError, Input, Machine, Output, Transmit};
 use demand::Demand;
 use flow::Flow;
 use lanes::{Lanes, ReadEnd};
@@ -63,9 +64,10 @@ pub struct SenderConfig {
 }
 
 /// The sender of one session. The bundle is its file 0.
-pub struct Sender<C: Code = RaptorQ, X: Cipher = Aes128Gcm> {
+pub struct Sender<C: Code = RaptorQ, X: Cipher = Aes128Gcm, V: Verify = PieceHashes> {
     session: Session,
     secret: Secret,
+    verify: V,
     cipher: X,
     key: X::Key,
     /// The number of the next datagram.
@@ -119,7 +121,7 @@ enum Phase {
     Stopped,
 }
 
-impl<C: Code, X: Cipher> Sender<C, X> {
+impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
     /// Makes a sender; `blocks` are as large as a piece.
     ///
     /// # Panics
@@ -129,6 +131,7 @@ impl<C: Code, X: Cipher> Sender<C, X> {
         config: SenderConfig,
         code: C,
         cipher: X,
+        verify: V,
         blocks: Box<dyn Blocks>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -144,6 +147,7 @@ impl<C: Code, X: Cipher> Sender<C, X> {
         );
         let mut sender = Self {
             session,
+            verify,
             key: cipher.data_key(&secret, session.epoch, session.tsi),
             secret,
             cipher,
@@ -311,7 +315,14 @@ impl<C: Code, X: Cipher> Sender<C, X> {
     }
 
     fn on_disk(&mut self, done: DiskDone) {
-        let error = done.result.err();
+        // A piece that rotted on disk, or was changed there, is not sent.
+        let check = || {
+            let piece = self.lanes.piece_of(done.tag)?;
+            let len = self.session.geometry.len(piece);
+            self.verify.verify(piece, &done.block[..len]).then_some(())
+        };
+        let result = done.result.and_then(|()| check().ok_or(DiskError::Damaged));
+        let error = result.err();
         match self.lanes.on_read(done.tag, done.block, error.is_none()) {
             Some(ReadEnd::Again(op)) => self.outputs.push_back(Output::Disk(op)),
             Some(ReadEnd::Failed(piece)) => {
@@ -462,7 +473,7 @@ impl<C: Code, X: Cipher> Sender<C, X> {
     }
 }
 
-impl<C: Code, X: Cipher> Machine for Sender<C, X> {
+impl<C: Code, X: Cipher, V: Verify> Machine for Sender<C, X, V> {
     type Command = Command;
     type Event = Event;
 

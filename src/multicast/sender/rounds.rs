@@ -12,8 +12,9 @@ use crate::multicast::limits::{
     NO_PROGRESS_MAX, RECEIVER_SILENCE_MAX, REPORT_INTERVAL_MAX, REPORT_INTERVAL_MIN,
     REPORT_INTERVAL_PER_RECEIVER, WINDOW_BYTES_MIN,
 };
+use crate::multicast::verify::Verify;
 
-impl<C: Code, X: Cipher> Sender<C, X> {
+impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
     pub(super) fn tick(&mut self, now: Time) {
         self.drop_silent(now);
         self.demote_laggards(now);

@@ -91,9 +91,9 @@ impl Room {
         let counters = Arc::new(Counters::default());
         let mut room = Self {
             now: Time::from_nanos(1_000_000),
+            sender: new_sender(session, &bundle, seed, Arc::clone(&counters)),
             bundle: Arc::new(bundle),
             session,
-            sender: new_sender(session, seed, None, Arc::clone(&counters)),
             sender_counters: counters,
             sender_events: Vec::new(),
             nodes: Vec::new(),
@@ -122,7 +122,7 @@ impl Room {
     pub(super) fn restart_sender(&mut self) {
         self.session.epoch.0 += 1;
         let counters = Arc::clone(&self.sender_counters);
-        self.sender = new_sender(self.session, 5, None, counters);
+        self.sender = new_sender(self.session, &self.bundle, 5, counters);
         self.schedule(self.now, Arrival::Wake(None));
     }
 
@@ -156,13 +156,6 @@ impl Room {
         }
         let mut id = [0; 16];
         id[0] = u8::try_from(index + 1).unwrap();
-        let hashes = geometry.pieces().map(|piece| {
-            piece_value(
-                geometry,
-                piece,
-                &self.bundle[usize_range(geometry.range(piece))],
-            )
-        });
         let counters = Arc::new(Counters::default());
         let machine = Receiver::new(
             ReceiverConfig {
@@ -177,7 +170,7 @@ impl Room {
             },
             RaptorQ::default(),
             Aes128Gcm,
-            PieceHashes::new(geometry, hashes.collect()).unwrap(),
+            piece_hashes(&self.bundle, geometry),
             Box::new(PlainBlocks::new(geometry.piece_size(), blocks)),
             Arc::clone(&counters),
         );
@@ -478,17 +471,23 @@ impl Room {
     }
 }
 
-fn new_sender(session: Session, seed: u64, rate: Option<u64>, counters: Arc<Counters>) -> Sender {
+fn piece_hashes(bundle: &[u8], geometry: Geometry) -> PieceHashes {
+    let value = |piece| piece_value(geometry, piece, &bundle[usize_range(geometry.range(piece))]);
+    PieceHashes::new(geometry, geometry.pieces().map(value).collect()).unwrap()
+}
+
+fn new_sender(session: Session, bundle: &[u8], seed: u64, counters: Arc<Counters>) -> Sender {
     Sender::new(
         SenderConfig {
             session,
             secret: Room::secret(session.epoch),
             seed,
-            rate_bytes_per_s_max: rate,
+            rate_bytes_per_s_max: None,
             window_bytes: limits::WINDOW_BYTES_DEFAULT,
         },
         RaptorQ::default(),
         Aes128Gcm,
+        piece_hashes(bundle, session.geometry),
         Box::new(PlainBlocks::new(session.geometry.piece_size(), 20)),
         counters,
     )

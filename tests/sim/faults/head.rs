@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use flashover::base::PieceIndex;
+use flashover::machine::DiskError;
 use flashover::multicast::receiver::Command;
+use flashover::multicast::sender::Event;
 
 use super::super::cluster::{Cluster, Node, REPORT_PORT, head_address};
 use super::super::models::{Modelled, Parts};
@@ -69,5 +71,33 @@ fn rekey<P: Parts>(cluster: &mut Cluster<P>) {
             reports_to: head_address(REPORT_PORT),
         };
         cluster.command(index, key);
+    }
+}
+
+/// A piece that rotted on the head's disk is named, and not sent.
+#[test]
+fn row_29_bit_rot_in_the_source() {
+    const ROTTEN: u32 = 5;
+    let mut cluster = Cluster::<Modelled>::new(9, PLAN);
+    cluster.set_links(lossy(0.01));
+    let (at, head) = (u64::from(ROTTEN) << PLAN.piece_log2, cluster.head);
+    let right = cluster.bundle[usize::try_from(at).expect("it is small")];
+    let written = cluster.world.files(head)[0].write(at, &[right ^ 1]);
+    assert_eq!(written, Ok(()));
+    cluster.start_all();
+    cluster.run_to("all other pieces", Duration::from_secs(30), |cluster| {
+        let stored = |node: &Node| node.journal.borrow().stored.len();
+        cluster.nodes.iter().all(|node| stored(node) == 30)
+    });
+    cluster.check();
+    let named = Event::ReadFailed {
+        piece: PieceIndex::new(ROTTEN),
+        error: DiskError::Damaged,
+    };
+    let log = cluster.head_log.borrow();
+    assert!(log.iter().any(|(_, event)| *event == named));
+    for node in &cluster.nodes {
+        let journal = node.journal.borrow();
+        assert!(journal.poisoned == 0 && !journal.stored.contains(&PieceIndex::new(ROTTEN)));
     }
 }
