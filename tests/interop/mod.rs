@@ -1,6 +1,8 @@
 //! The binary against stock tools.
 
 mod disk;
+mod flute;
 mod large;
 mod tar;
+mod tshark;
 mod udpcast;
