@@ -99,7 +99,12 @@ fn without_some_source(cast: &Cast) -> Vec<Vec<u8>> {
     };
     let is_data = |datagram: &&Vec<u8>| header(datagram).toi > 0;
     let mut spare: BTreeMap<u32, usize> = BTreeMap::new();
-    for header in cast.datagrams.iter().filter(is_data).map(header) {
+    for header in cast
+        .datagrams
+        .iter()
+        .filter(is_data)
+        .map(|datagram| header(datagram))
+    {
         let is_repair = header.esi.get() >= source_symbols(&header);
         *spare.entry(header.toi).or_default() += usize::from(is_repair);
     }
@@ -121,7 +126,7 @@ fn without_some_source(cast: &Cast) -> Vec<Vec<u8>> {
     lossy
 }
 
-fn header(datagram: &Vec<u8>) -> Header {
+fn header(datagram: &[u8]) -> Header {
     Header::parse(datagram).expect("our sender sends what parses")
 }
 
@@ -199,7 +204,7 @@ fn receive(
     let mut stored = BTreeMap::new();
     let mut now = Time::ZERO;
     for datagram in datagrams {
-        now = now + Duration::from_micros(10);
+        now += Duration::from_micros(10);
         let mut bytes = datagram.clone();
         let datagrams = Datagrams {
             channel: GROUP,

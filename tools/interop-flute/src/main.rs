@@ -11,7 +11,10 @@
 //! took and refused. What a FLUTE sender would say of the objects in its FDT, ours says over its
 //! control channel; so the FDT comes from the crate's own sender, told the same sizes.
 
-#![allow(clippy::disallowed_methods, reason = "the clock is only forbidden to machines")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the clock is only forbidden to machines"
+)]
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
