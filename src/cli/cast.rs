@@ -49,7 +49,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result {
     let ready = |ready: &Ready| args.output.result("ready", ready, || text(args, ready));
     match head::cast(&config, &interrupt, ready) {
         Ok(Ended::Stopped(stop)) => output::stopped(stop),
-        Ok(Ended::Complete(_)) => Ok(()),
+        Ok(Ended::Complete(complete)) => {
+            args.output.line_of("complete", &complete);
+            Ok(())
+        }
         Err(error) => Err(args.output.failed(error.into())),
     }
 }

@@ -59,6 +59,13 @@ impl OutputArgs {
         }
     }
 
+    /// Writes a further fact, for programs that read a line at a time.
+    pub(super) fn line_of(self, name: &'static str, value: &impl Serialize) {
+        if self.json_lines {
+            line(&serde_json::to_string(&Named { event: name, value }));
+        }
+    }
+
     /// Writes a failure for programs; people read it on standard error in any case.
     pub(super) fn failed(self, error: CommandError) -> CommandError {
         if self.json || self.json_lines {

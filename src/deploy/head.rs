@@ -1,6 +1,7 @@
 //! The head: announces, answers on the control channel, casts what is wanted. `serve` runs it for a
 //! store of images, `cast` for one plain file.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -90,12 +91,21 @@ fn as_text<S: Serializer>(token: &Option<Token>, serializer: S) -> Result<S::Ok,
 }
 
 /// How a head ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// As many receivers as were wanted are complete.
-    Complete(usize),
+    Complete(Complete),
     /// By a signal.
     Stopped(Stop),
+}
+
+/// What a head did until as many receivers as were wanted were complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Complete {
+    /// Receivers that are complete.
+    pub nodes: usize,
+    /// Every counter of the job, by its metric's name.
+    pub counters: BTreeMap<&'static str, u64>,
 }
 
 /// A head that runs. The server ends before the casts, and they before the announcements.
@@ -252,7 +262,11 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         if config.receivers.is_some_and(|wanted| done >= wanted) {
             // Nobody minds a signal here: the head ends anyway.
             let _stop = interrupt.wait(LAST_WORDS);
-            return Ok(Ended::Complete(done));
+            let counters = head.hub.counters().iter().collect();
+            return Ok(Ended::Complete(Complete {
+                nodes: done,
+                counters,
+            }));
         }
     }
 }

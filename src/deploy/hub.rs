@@ -188,6 +188,11 @@ impl Hub {
         self.http_ranges.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What the head's jobs counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// All that the head knows, as one document.
     pub(crate) fn status(&self) -> serde_json::Value {
         let nodes = self.nodes();

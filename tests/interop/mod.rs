@@ -1,7 +1,9 @@
 //! The binary against stock tools.
 
 mod disk;
+mod flute;
 mod large;
 mod lcrq;
 mod tar;
+mod tshark;
 mod udpcast;

@@ -3,6 +3,7 @@
 //! `FLASHOVER_SEED=n` runs one seed, `FLASHOVER_SEEDS=n` so many instead of the few of a normal
 //! run.
 
+pub(crate) mod clear;
 mod cluster;
 mod faults;
 mod models;

@@ -9,6 +9,7 @@ mod listen;
 mod plain;
 mod restore;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,8 @@ pub struct Receipt {
     pub verified: bool,
     /// The node's host name.
     pub node: String,
+    /// Every counter of the job, by its metric's name.
+    pub counters: BTreeMap<&'static str, u64>,
 }
 
 /// What hears of pieces as they come, each once, in any order.

@@ -191,6 +191,7 @@ pub(super) fn receipt(
         http_causes: fetched.causes,
         verified: true,
         node: net::host_name(),
+        counters: counters.iter().collect(),
     }
 }
 

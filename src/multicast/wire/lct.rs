@@ -132,8 +132,8 @@ const EXT_AUTH: u8 = 1;
 const EXT_AUTH_WORDS: u8 = 3;
 /// RaptorQ. Source: RFC 6330 s6.
 const CODEPOINT_RAPTORQ: u8 = 6;
-/// Control, outside the range of FEC encodings in use.
-const CODEPOINT_CONTROL: u8 = 128;
+/// Control: the whole body is one symbol that no code protects. Source: RFC 5445 s3.
+const CODEPOINT_CONTROL: u8 = 0;
 
 #[cfg(test)]
 mod tests {
