@@ -8,7 +8,7 @@ use crate::engine::net::interface::Family;
 use crate::multicast::announce::{ANNOUNCE_GROUP, ANNOUNCE_PORT};
 use crate::multicast::wire::DATA_OVERHEAD;
 
-pub use crate::engine::Backend;
+pub use crate::engine::Ways;
 
 /// The port of the groups unless another is asked for.
 pub const GROUP_PORT_DEFAULT: u16 = 7080;
@@ -34,8 +34,8 @@ pub struct NetOptions {
     pub rate_bytes_per_s_max: Option<u64>,
     /// Bytes of payload per datagram; `None` follows the interface's MTU.
     pub symbol_size: Option<u16>,
-    /// How to ask the kernel.
-    pub backend: Backend,
+    /// How the kernel may be asked.
+    pub ways: Ways,
 }
 
 impl Default for NetOptions {
@@ -47,7 +47,7 @@ impl Default for NetOptions {
             ttl: 1,
             rate_bytes_per_s_max: None,
             symbol_size: None,
-            backend: Backend::Auto,
+            ways: Ways::BEST,
         }
     }
 }

@@ -169,8 +169,8 @@ impl ArenaBlock {
 
 impl BlockMemory for ArenaBlock {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is mapped and initialised (anonymous pages are zero), and this block is its
-        // only owner (kept by the free list).
+        // SAFETY: the range is mapped and initialised (anonymous pages are zero), and this block is
+        // its only owner (kept by the free list).
         unsafe { std::slice::from_raw_parts(self.address().as_ptr(), self.mapping.block_size) }
     }
 
