@@ -1,7 +1,8 @@
-//! What it costs to send and receive datagrams: ring or plain system calls, coalesced or not.
+//! What it costs to send and receive datagrams: ring or plain system calls, coalesced,
+//! batched or one by one.
 //!
 //! One thread sends to itself over the loopback and takes everything back in, so the time per byte
-//! is the CPU time of both sides. `plain/single` is what a program pays that sends and receives
+//! is the CPU time of both sides. `plain,send,recv` is what a program pays that sends and receives
 //! datagram by datagram.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flashover::base::{Counters, Time};
-use flashover::engine::{Backend, Driver, Setup, Socket, mailbox};
+use flashover::engine::{Driver, Setup, Socket, mailbox};
 use flashover::machine::{Channel, Input, Machine, Output, Transmit};
 
 /// A symbol of 1408 bytes with its headers and tag, at an MTU of 1500.
@@ -67,32 +68,30 @@ fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("engine");
     group.throughput(Throughput::Bytes((BURSTS * BURST) as u64));
     group.sample_size(20);
-    for (name, backend, coalesced) in [
-        ("ring/coalesced", Backend::Ring, true),
-        ("plain/coalesced", Backend::Plain, true),
-        ("ring/single", Backend::Ring, false),
-        ("plain/single", Backend::Plain, false),
+    for words in [
+        "ring,gso,gro",
+        "plain,gso,gro",
+        "ring,sendmmsg,recvmmsg",
+        "plain,sendmmsg,recvmmsg",
+        "ring,send,recv",
+        "plain,send,recv",
     ] {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let open = || Socket::unicast(any).expect("the loopback is up");
-        let (mut from, mut to) = (open(), open());
-        if !coalesced {
-            from.disable_gso();
-            to.disable_gro().expect("it can be switched off");
-        }
+        let (from, to) = (open(), open());
         let address = to.local();
         let driver = Driver::new(Setup {
             sockets: vec![from, to],
             files: Vec::new(),
             arena: None,
-            backend,
+            ways: words.parse().expect("these are ways"),
             counters: Arc::new(Counters::default()),
         });
         let Ok(mut driver) = driver else {
             continue;
         };
         let (_mailbox, commands) = mailbox().expect("there are descriptors");
-        group.bench_function(name, |bencher| {
+        group.bench_function(words, |bencher| {
             bencher.iter(|| {
                 let mut pump = Pump {
                     to: address,

@@ -43,6 +43,8 @@ counters! {
     KernelEntriesOut => "kernel_entries_out_total",
     /// Entries into the kernel made to receive.
     KernelEntriesIn => "kernel_entries_in_total",
+    /// Sockets that went over to a slower way to send, because the kernel refused the faster one.
+    SendFallbacks => "send_fallbacks_total",
     /// Datagrams that the kernel dropped because our receive buffer was full.
     DroppedByKernel => "dropped_by_kernel_total",
     /// Datagrams that failed to parse.

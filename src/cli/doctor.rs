@@ -3,16 +3,24 @@
 use super::Global;
 use super::error::{CommandError, Kind, Result};
 use crate::deploy::doctor::{self, Finding, Level};
+use crate::deploy::net::Ways;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Write JSON
     #[arg(long)]
     json: bool,
+    /// Look at the engine alone: what the kernel offers, and what a job uses that is started with
+    /// --engine WAYS
+    #[arg(long, value_name = "WAYS", num_args = 0..=1, default_missing_value = "auto")]
+    engine: Option<Ways>,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result {
-    let findings = doctor::examine(&global.store);
+    let findings = match args.engine {
+        Some(ways) => doctor::examine_engine(ways),
+        None => doctor::examine(&global.store),
+    };
     if args.json {
         println!("{}", serde_json::json!({ "v": 1, "findings": findings }));
     } else {

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::error::{CommandError, Kind, OrKind as _, Result};
 use crate::base::units::{parse_duration, parse_rate};
 use crate::deploy::control::PORT_DEFAULT;
-use crate::deploy::net::{Backend, GROUP_PORT_DEFAULT, NetOptions};
+use crate::deploy::net::{GROUP_PORT_DEFAULT, NetOptions, Ways};
 use crate::deploy::token::Token;
 
 /// How the network is used.
@@ -33,9 +33,10 @@ pub(super) struct NetArgs {
         value_parser = clap::value_parser!(u8).range(1..)
     )]
     ttl: u8,
-    /// How the kernel is asked to move bytes
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendArg,
+    /// How the kernel may be asked to move bytes, as plain or ring,send,recvmmsg [default: the best
+    /// that works; see `flashover doctor --engine`]
+    #[arg(long, value_name = "WAYS", default_value_t, hide_default_value = true)]
+    engine: Ways,
 }
 
 /// How a head sends.
@@ -61,16 +62,6 @@ pub(super) struct SendArgs {
     listen: SocketAddr,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum BackendArg {
-    /// io_uring where it works, else plain system calls
-    Auto,
-    /// io_uring, or fail
-    Ring,
-    /// Plain system calls
-    Plain,
-}
-
 impl NetArgs {
     /// For a node.
     pub(super) fn to_options(&self) -> NetOptions {
@@ -79,11 +70,7 @@ impl NetArgs {
             group: self.group,
             port: self.port,
             ttl: self.ttl,
-            backend: match self.backend {
-                BackendArg::Auto => Backend::Auto,
-                BackendArg::Ring => Backend::Ring,
-                BackendArg::Plain => Backend::Plain,
-            },
+            ways: self.engine,
             ..NetOptions::default()
         }
     }

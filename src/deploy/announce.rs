@@ -54,7 +54,7 @@ impl Announcing {
             sockets: vec![socket],
             files: Vec::new(),
             arena: None,
-            backend: crate::engine::Backend::Plain,
+            ways: crate::engine::Ways::PLAIN,
             counters: Arc::new(Counters::default()),
         };
         let run = move || {
@@ -151,7 +151,7 @@ pub(crate) fn find(
         sockets: vec![socket],
         files: Vec::new(),
         arena: None,
-        backend: crate::engine::Backend::Plain,
+        ways: crate::engine::Ways::PLAIN,
         counters: Arc::new(Counters::default()),
     };
     let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;

@@ -319,7 +319,7 @@ impl Run {
             sockets: vec![self.socket],
             files: vec![bundle],
             arena: Some(arena.clone()),
-            backend: self.net.backend,
+            ways: self.net.ways,
             counters: Arc::clone(&self.counters),
         };
         let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;

@@ -1,18 +1,15 @@
 //! What this machine has, and what of it is used: the answers to "why is it slow" and "why does it
 //! not work" before they are asked.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::token::Tokens;
-use crate::base::counter::Counters;
 use crate::base::units::format_bytes;
 use crate::capture::Store;
 use crate::engine::net::interface::Family;
-use crate::engine::{Backend, Driver, Interface, Setup, Socket};
+use crate::engine::{Capabilities, Interface, SocketFound, Ways, probe};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
@@ -58,14 +55,66 @@ impl Finding {
 /// A receive buffer below this loses packets when the node is busy for a moment.
 const RECEIVE_BYTES_GOOD: usize = 8 << 20;
 
+/// Memory that is registered to try: the least that a job would.
+const ARENA_BYTES: usize = 16 << 20;
+
 /// Looks at kernel, sockets, interfaces, and the store at `store`. Nothing is changed or sent.
 #[must_use]
 pub fn examine(store: &Path) -> Vec<Finding> {
-    let mut findings = vec![kernel(), ring()];
-    findings.extend(socket());
+    let mut findings = vec![kernel()];
+    match probe(Ways::BEST, ARENA_BYTES) {
+        Ok(found) => findings.extend([used(&found, Ways::BEST), receive_buffer(&found.socket)]),
+        Err(error) => findings.push(Finding::new("engine", Level::Broken, error.to_string())),
+    }
     findings.extend(interfaces());
     findings.push(default_interface());
     findings.extend(store_and_key(store));
+    findings
+}
+
+/// Looks at all that the engine uses, and at what a job that may use `ways` gets. Nothing is sent.
+#[must_use]
+pub fn examine_engine(ways: Ways) -> Vec<Finding> {
+    let mut findings = vec![kernel()];
+    let found = match probe(ways, ARENA_BYTES) {
+        Ok(found) => found,
+        Err(error) => {
+            findings.push(Finding::new("engine", Level::Broken, error.to_string()));
+            return findings;
+        }
+    };
+    findings.extend(ring(&found));
+    let socket = &found.socket;
+    findings.extend([
+        grant(
+            "gso",
+            socket.gso,
+            "several datagrams are sent as one (UDP_SEGMENT)",
+        ),
+        grant(
+            "sendmmsg",
+            socket.sendmmsg,
+            "several messages are sent in one call",
+        ),
+        grant(
+            "gro",
+            socket.gro,
+            "several datagrams are received as one (UDP_GRO)",
+        ),
+        grant(
+            "recvmmsg",
+            socket.recvmmsg,
+            "several messages are received in one call",
+        ),
+        grant(
+            "drops",
+            socket.counts_drops,
+            "the kernel counts its own drops (SO_RXQ_OVFL)",
+        ),
+        receive_buffer(socket),
+        send_buffer(socket),
+        used(&found, ways),
+    ]);
     findings
 }
 
@@ -78,57 +127,88 @@ fn kernel() -> Finding {
     Finding::new("kernel", Level::Good, format!("Linux {release}, {machine}"))
 }
 
-fn ring() -> Finding {
-    let setup = || Setup {
-        sockets: Vec::new(),
-        files: Vec::new(),
-        arena: None,
-        backend: Backend::Ring,
-        counters: Arc::new(Counters::default()),
+/// What a job uses that may use `most`, and why no more.
+fn used(found: &Capabilities, most: Ways) -> Finding {
+    let ways = match &found.used {
+        Ok(ways) => ways,
+        Err(why) => return Finding::new("engine", Level::Broken, why),
     };
-    match Driver::new(setup()) {
-        Ok(driver) => Finding::new(
-            "engine",
-            Level::Good,
-            format!("uses io_uring ({})", driver.backend()),
-        ),
-        Err(error) => {
-            let text = format!("io_uring does not work here, plain system calls are used: {error}");
-            Finding::new("engine", Level::Note, text)
-                .hint("see sysctl kernel.io_uring_disabled, or the container's profile")
-        }
+    if found.because.is_empty() {
+        let why = if most == Ways::BEST {
+            "all that the engine can use is there"
+        } else {
+            "as it was asked to"
+        };
+        return Finding::new("engine", Level::Good, format!("uses {ways}: {why}"));
     }
+    let because = found.because.join("; ");
+    Finding::new("engine", Level::Note, format!("uses {ways}: {because}"))
 }
 
-fn socket() -> Vec<Finding> {
-    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let socket = match Socket::unicast(any) {
-        Ok(socket) => socket,
-        Err(error) => return vec![Finding::new("socket", Level::Broken, error.to_string())],
+fn ring(found: &Capabilities) -> Vec<Finding> {
+    let ring = match &found.ring {
+        Ok(ring) => ring,
+        Err(why) => {
+            let text = format!("no: {why}");
+            let hint = "see sysctl kernel.io_uring_disabled, or the container's profile";
+            return vec![Finding::new("io_uring", Level::Note, text).hint(hint)];
+        }
     };
-    let yes_no = |yes| if yes { "yes" } else { "no" };
-    let coalescing = Finding::new(
-        "coalescing",
-        if socket.gso() && socket.gro() {
-            Level::Good
-        } else {
-            Level::Note
-        },
-        format!(
-            "UDP_SEGMENT {}, UDP_GRO {}",
-            yes_no(socket.gso()),
-            yes_no(socket.gro())
-        ),
-    );
-    let bytes = socket.receive_bytes();
-    let buffer = format!("receive buffer of {}", format_bytes(bytes as u64));
-    let buffer = if bytes >= RECEIVE_BYTES_GOOD {
-        Finding::new("buffer", Level::Good, buffer)
+    let receives = if ring.standing_receives {
+        "one order receives many messages"
     } else {
-        Finding::new("buffer", Level::Note, buffer)
-            .hint("run as root, or raise it: sysctl -w net.core.rmem_max=33554432")
+        "an order receives one message"
     };
-    vec![coalescing, buffer]
+    let features = ring.features.join(" ");
+    let text = format!("yes: {}, {receives}; {features}", ring.mode);
+    let memory = match &ring.registered {
+        Ok(()) => {
+            let size = format_bytes(ARENA_BYTES as u64);
+            Finding::new(
+                "memory",
+                Level::Good,
+                format!("yes: {size} registered to try"),
+            )
+        }
+        Err(why) => Finding::new("memory", Level::Note, format!("no: not registered, {why}"))
+            .hint("raise RLIMIT_MEMLOCK, or run as root"),
+    };
+    vec![Finding::new("io_uring", Level::Good, text), memory]
+}
+
+fn grant(subject: &'static str, has: bool, what: &str) -> Finding {
+    let (level, word) = if has {
+        (Level::Good, "yes")
+    } else {
+        (Level::Note, "no")
+    };
+    Finding::new(subject, level, format!("{word}: {what}"))
+}
+
+fn receive_buffer(socket: &SocketFound) -> Finding {
+    let text = buffer("receive", socket.receive_bytes, "rmem_max");
+    if socket.receive_bytes >= RECEIVE_BYTES_GOOD {
+        return Finding::new("buffer", Level::Good, text);
+    }
+    Finding::new("buffer", Level::Note, text)
+        .hint("run as root, or raise it: sysctl -w net.core.rmem_max=33554432")
+}
+
+fn send_buffer(socket: &SocketFound) -> Finding {
+    let text = buffer("send", socket.send_bytes, "wmem_max");
+    Finding::new("buffer", Level::Good, text)
+}
+
+/// A buffer as it was granted, and what others than root would get.
+fn buffer(which: &str, bytes: usize, limit: &str) -> String {
+    let granted = format_bytes(bytes as u64);
+    let limited = std::fs::read_to_string(format!("/proc/sys/net/core/{limit}"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    match limited.map(format_bytes) {
+        Some(limited) => format!("{which} buffer of {granted}; net.core.{limit} is {limited}"),
+        None => format!("{which} buffer of {granted}"),
+    }
 }
 
 fn interfaces() -> Vec<Finding> {

@@ -8,7 +8,7 @@ use crate::engine::net::interface::Family;
 use crate::multicast::announce::{ANNOUNCE_GROUP, ANNOUNCE_PORT};
 use crate::multicast::wire::DATA_OVERHEAD;
 
-pub use crate::engine::Backend;
+pub use crate::engine::Ways;
 
 /// The port of the groups unless another is asked for.
 pub const GROUP_PORT_DEFAULT: u16 = 7080;
@@ -37,8 +37,8 @@ pub struct NetOptions {
     pub igmp_querier: bool,
     /// Bytes of payload per datagram; `None` follows the interface's MTU, up to 1500.
     pub symbol_size: Option<u16>,
-    /// How to ask the kernel.
-    pub backend: Backend,
+    /// How the kernel may be asked.
+    pub ways: Ways,
 }
 
 impl Default for NetOptions {
@@ -51,7 +51,7 @@ impl Default for NetOptions {
             rate_bytes_per_s_max: None,
             igmp_querier: false,
             symbol_size: None,
-            backend: Backend::Auto,
+            ways: Ways::BEST,
         }
     }
 }

@@ -14,6 +14,8 @@ pub const SEGMENTS_MAX: usize = 128;
 pub const RECEIVE_BUFFER_BYTES: usize = 68 * 1024;
 /// Receive buffers that a ring gives to the kernel; a power of two.
 pub const RECEIVE_BUFFERS: u16 = 64;
+/// Messages that a plain system call may receive at a time.
+pub const RECEIVE_BATCH: usize = 16;
 /// What a socket asks for as its receive buffer.
 pub const SOCKET_RECEIVE_BYTES: usize = 32 << 20;
 /// What a socket asks for as its send buffer.

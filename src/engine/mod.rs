@@ -6,6 +6,7 @@
 //!   disk   reads and writes of whole runs of bytes
 //!   ring   the owner of an io_uring and of everything in flight in it
 //!   drive  Driver: one machine, one thread, one backend (ring, or plain system calls)
+//!   ways   the ways to ask the kernel, fast and slow
 //!   probe  what this kernel can do
 //! ```
 //!
@@ -21,10 +22,12 @@ pub mod net;
 pub mod pool;
 pub mod probe;
 mod ring;
+pub mod ways;
 
-pub use drive::{Backend, Driver, Setup};
+pub use drive::{Driver, Setup};
 pub use error::{Error, ErrorKind, Result};
 pub use mailbox::{Commands, Mailbox, mailbox};
 pub use net::{Interface, Socket};
 pub use pool::Arena;
-pub use probe::{Capabilities, probe};
+pub use probe::{Capabilities, RingFound, SocketFound, probe};
+pub use ways::{Backend, Ways};

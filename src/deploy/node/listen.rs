@@ -122,7 +122,7 @@ impl Listening {
             sockets: vec![group, reports],
             files: vec![start.store.file().try_clone().or_kind(Kind::Storage)?],
             arena: Some(arena.clone()),
-            backend: start.net.backend,
+            ways: start.net.ways,
             counters: Arc::clone(&counters),
         };
         let make = move || {

@@ -4,11 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use super::burst::Burst;
+use super::burst::{Burst, Verdict};
 use crate::base::{Counter, Counters};
+use crate::engine::error::Result;
 use crate::engine::limits::SOCKET_RECEIVE_BYTES;
 use crate::engine::net::Socket;
-use crate::engine::net::sys::Controls;
+use crate::engine::net::sys::{self, Controls, OutMessage};
+use crate::engine::ways::{Way, Ways};
 use crate::machine::Channel;
 
 pub(super) struct Channels {
@@ -18,22 +20,61 @@ pub(super) struct Channels {
 
 struct State {
     socket: Socket,
+    send: Way,
+    receive: Way,
     dropped_total: u32,
     /// A failed send was logged; more of them are only counted.
     warned: bool,
 }
 
+/// Whether a backend can hand over several messages in one entry into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) struct Batches {
+    pub(in crate::engine) send: bool,
+    pub(in crate::engine) receive: bool,
+}
+
+impl Batches {
+    /// Everything.
+    pub(super) const BOTH: Self = Self {
+        send: true,
+        receive: true,
+    };
+
+    /// Asks whether plain system calls can.
+    pub(in crate::engine) fn probe(socket: &Socket) -> Self {
+        let (send, receive) = sys::batches(socket.as_fd());
+        Self { send, receive }
+    }
+}
+
 impl Channels {
-    pub(super) fn new(sockets: Vec<Socket>, counters: Arc<Counters>) -> Self {
-        let list = sockets
-            .into_iter()
-            .map(|socket| State {
+    /// Takes the sockets, to be used in the fastest ways that `most` allows and that work.
+    pub(super) fn new(
+        sockets: Vec<Socket>,
+        most: Ways,
+        batches: Batches,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
+        let best = |most: Way, coalesces: bool, batches: bool| match most {
+            Way::Coalesced if coalesces => Way::Coalesced,
+            Way::Coalesced | Way::Batched if batches => Way::Batched,
+            Way::Coalesced | Way::Batched | Way::Single => Way::Single,
+        };
+        let mut list = Vec::with_capacity(sockets.len());
+        for mut socket in sockets {
+            if most.receive < Way::Coalesced && socket.gro() {
+                socket.disable_gro()?;
+            }
+            list.push(State {
+                send: best(most.send, socket.gso(), batches.send),
+                receive: best(most.receive, socket.gro(), batches.receive),
                 socket,
                 dropped_total: 0,
                 warned: false,
-            })
-            .collect();
-        Self { list, counters }
+            });
+        }
+        Ok(Self { list, counters })
     }
 
     pub(super) fn count(&self) -> usize {
@@ -49,22 +90,34 @@ impl Channels {
         self.state(channel).socket.as_fd()
     }
 
-    /// What the kernel did not grant, in words.
-    pub(super) fn notes(&self) -> Vec<String> {
+    /// The slowest ways among the channels.
+    pub(super) fn ways(&self) -> (Way, Way) {
+        let slowest = |way: fn(&State) -> Way| self.list.iter().map(way).min();
+        let send = slowest(|state| state.send).unwrap_or(Way::Coalesced);
+        let receive = slowest(|state| state.receive).unwrap_or(Way::Coalesced);
+        (send, receive)
+    }
+
+    /// What `most` allows and the kernel did not grant, in words.
+    pub(super) fn notes(&self, most: Ways) -> Vec<String> {
         let mut notes = Vec::new();
-        for Channel(index) in self.all() {
-            let socket = &self.state(Channel(index)).socket;
-            let (local, granted) = (socket.local(), socket.receive_bytes());
-            if !socket.gso() {
+        for state in &self.list {
+            let local = state.socket.local();
+            if state.send < most.send {
                 notes.push(format!(
-                    "The kernel does not coalesce sends (GSO) on {local}"
+                    "The kernel does not take {} on {local}, {} is used",
+                    most.send.send_name(),
+                    state.send.send_name()
                 ));
             }
-            if !socket.gro() {
+            if state.receive < most.receive {
                 notes.push(format!(
-                    "The kernel does not coalesce receives (GRO) on {local}"
+                    "The kernel does not give {} on {local}, {} is used",
+                    most.receive.receive_name(),
+                    state.receive.receive_name()
                 ));
             }
+            let granted = state.socket.receive_bytes();
             if granted < SOCKET_RECEIVE_BYTES {
                 notes.push(format!(
                     "The receive buffer on {local} is {granted} bytes of {SOCKET_RECEIVE_BYTES} \
@@ -75,51 +128,43 @@ impl Channels {
         notes
     }
 
-    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.list.iter().map(|state| state.socket.as_fd())
+    /// Points a burst at what goes out next on its channel.
+    pub(super) fn aim<'a>(&self, burst: &'a mut Burst) -> &'a mut OutMessage {
+        burst.aim(self.state(burst.transmit().channel).send)
     }
 
-    pub(super) fn gso(&self, channel: Channel) -> bool {
-        self.state(channel).socket.gso()
+    /// Counts entries into the kernel for sending or receiving.
+    pub(super) fn entered(&self, counter: Counter, count: u64) {
+        self.counters.add(counter, count);
     }
 
-    /// Counts an entry into the kernel for sending or receiving.
-    pub(super) fn entered(&self, counter: Counter) {
-        self.counters.add(counter, 1);
-    }
-
-    /// Takes the result of sending a burst's next part; the burst has more to send unless done.
-    pub(super) fn sent(&mut self, burst: &mut Burst, result: Result<(), i32>) {
+    /// Takes what the kernel says about a burst's part; the burst has more to send unless done.
+    pub(super) fn sent(&mut self, burst: &mut Burst, verdict: &Verdict) {
         let channel = burst.transmit().channel;
         let state = &mut self.list[usize::from(channel.0)];
-        let segment_size = burst.transmit().segment_size;
-        let part_len = burst.part_len(state.socket.gso());
-        let packets = part_len.div_ceil(segment_size) as u64;
-        match result {
-            Ok(()) => {
-                if burst.is_split() && state.socket.gso() {
-                    // Whole it was refused, in parts it is taken: coalescing is what failed.
-                    tracing::warn!(channel = channel.0, "the kernel refuses GSO, switched off");
-                    state.socket.disable_gso();
-                }
-                self.counters.add(Counter::PacketsOut, packets);
-                self.counters.add(Counter::BytesOut, part_len as u64);
-                burst.advance(part_len);
+        let interrupted = verdict.taken == 0 && verdict.errno == libc::EINTR;
+        if interrupted || burst.slow_down(verdict) {
+            return;
+        }
+        if verdict.taken > 0 && burst.way() < state.send {
+            // Refused in a faster way, it is taken in this one: the way is what failed.
+            state.send = burst.way();
+            let way = state.send.send_name();
+            tracing::warn!(channel = channel.0, way, "the kernel refuses faster sends");
+            self.counters.add(Counter::SendFallbacks, 1);
+        }
+        let judged = burst.advance(verdict);
+        self.counters
+            .add(Counter::PacketsOut, judged.packets as u64);
+        self.counters.add(Counter::BytesOut, judged.bytes as u64);
+        if judged.unsent > 0 {
+            if !state.warned {
+                state.warned = true;
+                let errno = verdict.errno;
+                tracing::warn!(channel = channel.0, errno, "datagrams cannot be sent");
             }
-            Err(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
-                if part_len > segment_size =>
-            {
-                burst.split();
-            }
-            Err(libc::EINTR) => {}
-            Err(errno) => {
-                if !state.warned {
-                    state.warned = true;
-                    tracing::warn!(channel = channel.0, errno, "datagrams cannot be sent");
-                }
-                self.counters.add(Counter::PacketsUnsent, packets);
-                burst.advance(part_len);
-            }
+            self.counters
+                .add(Counter::PacketsUnsent, judged.unsent as u64);
         }
     }
 

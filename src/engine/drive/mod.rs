@@ -28,6 +28,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(super) use self::channels::Batches;
 use self::channels::Channels;
 use self::plain::Plain;
 use self::uring::Uring;
@@ -39,7 +40,8 @@ use super::limits::{
 use super::mailbox::Commands;
 use super::net::Socket;
 use super::pool::Arena;
-use super::ring::Ring;
+use super::ring::{Orders, Ring};
+use super::ways::{Backend, Way, Ways};
 use crate::base::{Counters, Time};
 use crate::machine::{Datagrams, DiskDone, DiskOp, Input, Machine, Output, Transmit};
 
@@ -52,22 +54,10 @@ pub struct Setup {
     pub files: Vec<File>,
     /// The memory of the machine's blocks, for the ring to know; others work too, a little slower.
     pub arena: Option<Arena>,
-    /// How to ask the kernel.
-    pub backend: Backend,
+    /// How the kernel may be asked.
+    pub ways: Ways,
     /// Where traffic is counted.
     pub counters: Arc<Counters>,
-}
-
-/// How a driver asks the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Backend {
-    /// The ring where it works, else plain system calls.
-    #[default]
-    Auto,
-    /// io_uring, or fail.
-    Ring,
-    /// Plain system calls.
-    Plain,
 }
 
 /// Runs one machine on the calling thread.
@@ -75,6 +65,8 @@ pub enum Backend {
 /// It stays on the thread that made it, because a ring has a single issuer.
 pub struct Driver {
     io: Box<dyn Io>,
+    /// The one in use.
+    backend: Backend,
     origin: Instant,
     files_count: usize,
     channels_count: usize,
@@ -94,9 +86,10 @@ impl Driver {
         }
         let files_count = setup.files.len();
         let channels_count = setup.sockets.len();
-        let (io, notes) = open(setup)?;
+        let (io, backend, notes) = open(setup)?;
         Ok(Self {
             io,
+            backend,
             origin: Instant::now(),
             files_count,
             channels_count,
@@ -107,7 +100,21 @@ impl Driver {
     /// How the kernel is asked: `"ring"` or `"plain"`.
     #[must_use]
     pub fn backend(&self) -> &'static str {
-        self.io.name()
+        match self.backend {
+            Backend::Ring => "ring",
+            Backend::Auto | Backend::Plain => "plain",
+        }
+    }
+
+    /// How the kernel is asked at the moment; for sends and receives, on the slowest socket.
+    #[must_use]
+    pub fn ways(&self) -> Ways {
+        let (send, receive) = self.io.channels().ways();
+        Ways {
+            backend: self.backend,
+            send,
+            receive,
+        }
     }
 
     /// What was wanted and not granted, a sentence each: it works without, only slower.
@@ -257,7 +264,7 @@ impl Driver {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Driver({})", self.io.name())
+        write!(f, "Driver({})", self.ways())
     }
 }
 
@@ -288,13 +295,16 @@ fn now(origin: Instant) -> Time {
 }
 
 /// Opens the backend; gives it with what was not granted.
-fn open(setup: Setup) -> Result<(Box<dyn Io>, Vec<String>)> {
-    let channels = Channels::new(setup.sockets, setup.counters);
-    let mut notes = channels.notes();
-    let ring = match setup.backend {
+fn open(setup: Setup) -> Result<(Box<dyn Io>, Backend, Vec<String>)> {
+    let mut notes = Vec::new();
+    let orders = Orders {
+        standing: setup.ways.receive > Way::Single,
+        sockets: setup.sockets.len(),
+    };
+    let ring = match setup.ways.backend {
         Backend::Plain => None,
-        Backend::Ring => Some(Ring::new(setup.arena)?),
-        Backend::Auto => match Ring::new(setup.arena) {
+        Backend::Ring => Some(Ring::new(setup.arena, orders)?),
+        Backend::Auto => match Ring::new(setup.arena, orders) {
             Ok(ring) => Some(ring),
             Err(e) => {
                 notes.push(format!("{}; plain system calls are used", in_full(&e)));
@@ -302,15 +312,28 @@ fn open(setup: Setup) -> Result<(Box<dyn Io>, Vec<String>)> {
             }
         },
     };
+    let batches = match (&ring, setup.sockets.first()) {
+        (Some(ring), _) => Batches {
+            send: true,
+            receive: ring.orders_stand(),
+        },
+        (None, Some(socket)) => Batches::probe(socket),
+        (None, None) => Batches::BOTH,
+    };
+    let channels = Channels::new(setup.sockets, setup.ways, batches, setup.counters)?;
+    notes.extend(channels.notes(setup.ways));
     let Some(ring) = ring else {
-        return Ok((Box::new(Plain::new(channels, setup.files)?), notes));
+        let batched = setup.ways.receive > Way::Single && batches.receive;
+        let plain = Plain::new(channels, setup.files, batched)?;
+        return Ok((Box::new(plain), Backend::Plain, notes));
     };
     if let Some(e) = ring.unregistered_because() {
         notes.push(format!(
             "The memory of blocks is not registered with the ring ({e}); raise RLIMIT_MEMLOCK"
         ));
     }
-    Ok((Box::new(Uring::new(ring, channels, setup.files)?), notes))
+    let uring = Uring::new(ring, channels, setup.files)?;
+    Ok((Box::new(uring), Backend::Ring, notes))
 }
 
 /// An error with its cause.
@@ -341,8 +364,8 @@ trait Io {
     fn next(&mut self) -> Result<Option<Arrival<'_>>>;
     /// Ends a run: lets what is on its way end, no longer than `patience`.
     fn finish(&mut self, patience: Duration);
-    /// The backend's name.
-    fn name(&self) -> &'static str;
+    /// The sockets.
+    fn channels(&self) -> &Channels;
 }
 
 /// Something that happened.

@@ -1,26 +1,28 @@
-//! The backend of plain system calls: `ppoll`, `recvmsg`, `sendmsg`, `pread`, `pwrite`.
+//! The backend of plain system calls: `ppoll`, `recvmmsg`, `sendmsg`, `pread`, `pwrite` and the
+//! like.
 //!
-//! It coalesces like the ring where the kernel can; it enters the kernel once per message, and
-//! disk operations hold its thread.
+//! It coalesces like the ring where the kernel can; it enters the kernel once per burst, and disk
+//! operations hold its thread.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use libc::{POLLERR, POLLIN, POLLOUT};
 
-use super::burst::Burst;
+use super::burst::{Burst, Verdict};
 use super::channels::Channels;
 use super::{Arrival, Io};
 use crate::base::{Blocks, Counter};
 use crate::engine::disk;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::limits::{
-    DATAGRAM_BYTES_MAX, RECEIVE_BUFFER_BYTES, RECEIVE_FAILURES_MAX, SEND_PATIENCE, SEND_SLOT_BYTES,
+    DATAGRAM_BYTES_MAX, RECEIVE_BATCH, RECEIVE_FAILURES_MAX, SEND_PATIENCE, SEND_SLOT_BYTES,
 };
 use crate::engine::mailbox;
-use crate::engine::net::sys::{self, OutMessage, Received};
+use crate::engine::net::sys::{self, InMessages, OutMessage};
 use crate::engine::pool::Arena;
 use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, Transmit};
 
@@ -32,7 +34,12 @@ pub(super) struct Plain {
     slot: Option<OutMessage>,
     /// The burst that waits for room in its socket, and until when.
     unsent: Option<(Burst, Instant)>,
-    buffer: Box<[u8]>,
+    /// Messages that came last.
+    inbox: InMessages,
+    /// Whose they are, and which of them the loop has not had yet.
+    inbox_left: (Channel, Range<usize>),
+    /// What is waited for: every channel by index, then the wake-up.
+    polled: Vec<libc::pollfd>,
     /// Which channels may have something, by index.
     readable: Vec<bool>,
     /// The channel to look at first, so that none starves another.
@@ -42,18 +49,21 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    pub(super) fn new(channels: Channels, files: Vec<File>) -> Result<Self> {
+    /// Takes the sockets and files; `batched` allows several messages per entry into the kernel.
+    pub(super) fn new(channels: Channels, files: Vec<File>, batched: bool) -> Result<Self> {
         let slot = Arena::new(SEND_SLOT_BYTES, 1)?
             .take()
             .expect("a new arena lends its blocks");
         Ok(Self {
             readable: vec![false; channels.count()],
+            polled: Vec::with_capacity(channels.count() + 1),
             channels,
             files,
             wake: None,
             slot: Some(OutMessage::new(slot)),
             unsent: None,
-            buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
+            inbox: InMessages::new(if batched { RECEIVE_BATCH } else { 1 }),
+            inbox_left: (Channel(0), 0..0),
             cursor: 0,
             receive_failures: 0,
             done: VecDeque::new(),
@@ -64,29 +74,45 @@ impl Plain {
     fn push(&mut self, mut burst: Burst, until: Instant) {
         let channel = burst.transmit().channel;
         while !burst.is_done() {
-            let gso = self.channels.gso(channel);
-            let result = sys::send(self.channels.fd(channel), burst.aim(gso));
-            self.channels.entered(Counter::KernelEntriesOut);
-            let result = result.map(drop).map_err(|e| errno_of(&e));
-            if result == Err(libc::EAGAIN) && Instant::now() < until {
-                self.unsent = Some((burst, until));
-                return;
+            let result = self
+                .channels
+                .aim(&mut burst)
+                .send(self.channels.fd(channel));
+            self.channels.entered(Counter::KernelEntriesOut, 1);
+            let mut verdict = Verdict::default();
+            match result.map_err(|e| errno_of(&e)) {
+                Ok(taken) => verdict.taken = taken,
+                Err(libc::EAGAIN) if Instant::now() < until => {
+                    self.unsent = Some((burst, until));
+                    return;
+                }
+                // It is about the first message; those behind it were not looked at.
+                Err(errno) => verdict.add(Err(errno)),
             }
-            self.channels.sent(&mut burst, result);
+            self.channels.sent(&mut burst, &verdict);
         }
         self.slot = Some(burst.into_message());
     }
 
-    /// Receives from the next readable channel that has something.
-    fn receive(&mut self) -> Result<Option<(Channel, Received)>> {
-        while let Some(index) = self.next_readable() {
+    /// The next message: of those that came already, or of the next readable channel.
+    fn receive(&mut self) -> Result<Option<(Channel, usize)>> {
+        loop {
+            let (channel, left) = &mut self.inbox_left;
+            if let Some(index) = left.next() {
+                return Ok(Some((*channel, index)));
+            }
+            let Some(index) = self.next_readable() else {
+                return Ok(None);
+            };
             let channel = Channel(u8::try_from(index).expect("the driver has at most 256 sockets"));
-            self.channels.entered(Counter::KernelEntriesIn);
-            match sys::receive(self.channels.fd(channel), &mut self.buffer) {
-                Ok(received) => {
+            self.channels.entered(Counter::KernelEntriesIn, 1);
+            match self.inbox.receive(self.channels.fd(channel)) {
+                Ok(count) => {
                     self.receive_failures = 0;
                     self.cursor = index + 1;
-                    return Ok(Some((channel, received)));
+                    self.inbox_left = (channel, 0..count);
+                    // Room that is left says that no more is there.
+                    self.readable[index] = count == self.inbox.room();
                 }
                 Err(e) => {
                     self.readable[index] = false;
@@ -94,7 +120,6 @@ impl Plain {
                 }
             }
         }
-        Ok(None)
     }
 
     fn next_readable(&self) -> Option<usize> {
@@ -142,7 +167,8 @@ impl Io for Plain {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<()> {
-        let timeout = if self.done.is_empty() {
+        let (_, left) = &self.inbox_left;
+        let timeout = if self.done.is_empty() && left.is_empty() {
             timeout
         } else {
             Duration::ZERO
@@ -151,29 +177,27 @@ impl Io for Plain {
             .unsent
             .as_ref()
             .map(|(burst, _)| burst.transmit().channel);
-        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(self.readable.len() + 1);
-        for (index, fd) in self.channels.fds().enumerate() {
-            let mut flags = PollFlags::IN;
-            flags.set(
-                PollFlags::OUT,
-                full.is_some_and(|c| usize::from(c.0) == index),
-            );
-            polled.push(PollFd::from_borrowed_fd(fd, flags));
-        }
         let wake = self.wake.as_ref().expect("a run has started");
-        polled.push(PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
-        let timespec = Timespec::try_from(timeout).expect("a sleep is short");
-        match rustix::event::poll(&mut polled, Some(&timespec)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        self.polled.clear();
+        for channel in self.channels.all() {
+            let out = if full == Some(channel) { POLLOUT } else { 0 };
+            let fd = self.channels.fd(channel);
+            self.polled.push(sys::polled(fd.as_raw_fd(), POLLIN | out));
+        }
+        self.polled.push(sys::polled(wake.as_raw_fd(), POLLIN));
+        match sys::poll(&mut self.polled, timeout) {
+            Ok(()) => {}
+            Err(e) if errno_of(&e) == libc::EINTR => {}
             Err(e) => return Err(Error::os(ErrorKind::Wait, "Cannot wait for sockets", e)),
         }
-        let woken = polled.pop().is_some_and(|fd| !fd.revents().is_empty());
-        for (readable, fd) in self.readable.iter_mut().zip(&polled) {
-            *readable = fd.revents().intersects(PollFlags::IN | PollFlags::ERR);
-        }
-        drop(polled);
-        if woken {
+        if self.polled.pop().is_some_and(|fd| fd.revents != 0) {
             mailbox::clear(wake.as_fd());
+        }
+        for (readable, fd) in self.readable.iter_mut().zip(&self.polled) {
+            *readable = fd.revents & (POLLIN | POLLERR) != 0;
+        }
+        if self.readable.contains(&true) {
+            self.channels.entered(Counter::KernelEntriesIn, 1);
         }
         if let Some((burst, until)) = self.unsent.take() {
             self.push(burst, until);
@@ -185,17 +209,19 @@ impl Io for Plain {
         if let Some(done) = self.done.pop_front() {
             return Ok(Some(Arrival::Disk(done)));
         }
-        while let Some((channel, received)) = self.receive()? {
-            let len = received.len;
+        while let Some((channel, index)) = self.receive()? {
+            let (bytes, from, controls) = self.inbox.get(index);
             let (segment_size, dropped_total) =
-                self.channels.received(channel, len, received.controls);
-            let Some(from) = received.from.filter(|_| len > 0) else {
+                self.channels.received(channel, bytes.len(), controls);
+            let Some(from) = from.filter(|_| !bytes.is_empty()) else {
                 continue;
             };
+            // Borrowed anew, since a message that goes on in the loop cannot be given away.
+            let (bytes, ..) = self.inbox.get(index);
             return Ok(Some(Arrival::Datagrams(Datagrams {
                 channel,
                 from,
-                bytes: &mut self.buffer[..len],
+                bytes,
                 segment_size,
                 dropped_total,
             })));
@@ -206,20 +232,18 @@ impl Io for Plain {
     fn finish(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while let Some((burst, until)) = self.unsent.take() {
-            let channel = burst.transmit().channel;
-            let fd = self.channels.fd(channel);
-            let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-            let pause = Timespec::try_from(Duration::from_millis(10)).ok();
+            let fd = self.channels.fd(burst.transmit().channel);
+            let mut polled = [sys::polled(fd.as_raw_fd(), POLLOUT)];
             // Whatever it says, the next attempt to send shows how things are.
-            let _polled = rustix::event::poll(&mut polled, pause.as_ref());
+            let _polled = sys::poll(&mut polled, Duration::from_millis(10));
             self.push(burst, until.min(deadline));
         }
         self.done.clear();
         self.wake = None;
     }
 
-    fn name(&self) -> &'static str {
-        "plain"
+    fn channels(&self) -> &Channels {
+        &self.channels
     }
 }
 

@@ -46,8 +46,12 @@ pub(super) struct Uring {
     done: VecDeque<DiskDone>,
     /// The buffer whose message the loop was given last.
     lent: Option<Buffer>,
-    /// Whether something was received since the last entry.
+    /// Whether something is sent with the next entry.
+    sent: bool,
+    /// Whether something was received with the last entry.
     received: bool,
+    /// How often the kernel was entered for the last wait.
+    entries: u64,
     receive_failures: u32,
 }
 
@@ -68,7 +72,9 @@ impl Uring {
             disk_in_flight: 0,
             done: VecDeque::new(),
             lent: None,
+            sent: false,
             received: false,
+            entries: 0,
             receive_failures: 0,
         })
     }
@@ -87,12 +93,10 @@ impl Uring {
     }
 
     fn push_transfers(&mut self) -> Result<()> {
-        if !self.outbox.is_empty() {
-            self.channels.entered(Counter::KernelEntriesOut);
-        }
+        self.sent |= !self.outbox.is_empty();
         for mut burst in self.outbox.drain(..) {
             let channel = burst.transmit().channel;
-            burst.aim(self.channels.gso(channel));
+            self.channels.aim(&mut burst);
             self.sends_in_flight += 1;
             self.ring.send(self.channels.fd(channel), burst)?;
         }
@@ -118,9 +122,9 @@ impl Uring {
     fn take(&mut self) -> Result<Option<(Channel, Buffer, usize)>> {
         while let Some(completion) = self.ring.complete() {
             match completion {
-                Completion::Sent(mut burst, result) => {
+                Completion::Sent(mut burst, verdict) => {
                     self.sends_in_flight -= 1;
-                    self.channels.sent(&mut burst, result);
+                    self.channels.sent(&mut burst, &verdict);
                     if burst.is_done() {
                         self.slots.push(burst.into_message());
                     } else {
@@ -214,15 +218,23 @@ impl Io for Uring {
     fn wait(&mut self, timeout: Duration) -> Result<()> {
         self.recycle();
         if std::mem::take(&mut self.received) {
-            self.channels.entered(Counter::KernelEntriesIn);
+            self.channels
+                .entered(Counter::KernelEntriesIn, self.entries);
         }
+        let before = self.ring.entries();
         self.push_all()?;
         let timeout = if self.done.is_empty() {
             timeout
         } else {
             Duration::ZERO
         };
-        self.ring.enter(timeout)
+        self.ring.enter(timeout)?;
+        self.entries = self.ring.entries() - before;
+        if std::mem::take(&mut self.sent) {
+            self.channels
+                .entered(Counter::KernelEntriesOut, self.entries);
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> Result<Option<Arrival<'_>>> {
@@ -287,7 +299,7 @@ impl Io for Uring {
         self.wake = None;
     }
 
-    fn name(&self) -> &'static str {
-        "ring"
+    fn channels(&self) -> &Channels {
+        &self.channels
     }
 }

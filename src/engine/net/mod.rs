@@ -1,8 +1,8 @@
 //! UDP sockets as machines need them: large buffers, coalescing where the kernel has it, and group
 //! membership on a chosen interface.
 //!
-//! What was asked for and not granted (buffer size, GSO, GRO) is no failure: it is reported by
-//! [`Socket`], and the driver does without.
+//! What was asked for and not granted (buffer sizes, GSO, GRO, counts of drops) is no failure: it
+//! is reported by [`Socket`], and the driver does without.
 
 pub mod interface;
 pub mod sys;
@@ -25,8 +25,10 @@ pub struct Socket {
     inner: socket2::Socket,
     local: SocketAddr,
     receive_bytes: usize,
+    send_bytes: usize,
     gso: bool,
     gro: bool,
+    counts_drops: bool,
 }
 
 impl Socket {
@@ -106,6 +108,18 @@ impl Socket {
         self.receive_bytes
     }
 
+    /// The send buffer that the kernel granted, in bytes of its own accounting.
+    #[must_use]
+    pub const fn send_bytes(&self) -> usize {
+        self.send_bytes
+    }
+
+    /// Whether the kernel says how many datagrams it dropped (`SO_RXQ_OVFL`).
+    #[must_use]
+    pub const fn counts_drops(&self) -> bool {
+        self.counts_drops
+    }
+
     /// Whether the kernel takes coalesced sends (`UDP_SEGMENT`).
     #[must_use]
     pub const fn gso(&self) -> bool {
@@ -118,16 +132,11 @@ impl Socket {
         self.gro
     }
 
-    /// Sends datagrams one by one from now on, even where the kernel could do better.
-    pub fn disable_gso(&mut self) {
-        self.gso = false;
-    }
-
     /// Receives datagrams one by one from now on, even where the kernel could do better.
     ///
     /// # Errors
     /// When the kernel refuses, which it does not.
-    pub fn disable_gro(&mut self) -> Result<()> {
+    pub(super) fn disable_gro(&mut self) -> Result<()> {
         sys::set_option(&self.inner, libc::SOL_UDP, libc::UDP_GRO, 0)
             .map_err(|e| Error::os(ErrorKind::Socket, "Cannot switch UDP_GRO off", e))?;
         self.gro = false;
@@ -165,8 +174,8 @@ impl Socket {
             .local_addr()?
             .as_socket()
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let receive_bytes = grow_buffers(&inner)?;
-        sys::set_option(&inner, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+        let (receive_bytes, send_bytes) = grow_buffers(&inner)?;
+        let counts_drops = sys::set_option(&inner, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).is_ok();
         // A kernel that knows the option takes the cmsg too; 0 leaves plain sends as they are.
         let gso = sys::set_option(&inner, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
         let gro = sys::set_option(&inner, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
@@ -174,8 +183,10 @@ impl Socket {
             inner,
             local,
             receive_bytes,
+            send_bytes,
             gso,
             gro,
+            counts_drops,
         })
     }
 }
@@ -186,8 +197,9 @@ impl AsFd for Socket {
     }
 }
 
-/// Asks for large buffers, past the system's limit if we may; gives the receive buffer granted.
-fn grow_buffers(socket: &socket2::Socket) -> io::Result<usize> {
+/// Asks for large buffers, past the system's limit if we may; gives the receive and the
+/// send buffer granted.
+fn grow_buffers(socket: &socket2::Socket) -> io::Result<(usize, usize)> {
     let forced = |name, bytes: usize| {
         let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
         sys::set_option(socket, libc::SOL_SOCKET, name, bytes)
@@ -198,7 +210,7 @@ fn grow_buffers(socket: &socket2::Socket) -> io::Result<usize> {
     if forced(libc::SO_SNDBUFFORCE, SOCKET_SEND_BYTES).is_err() {
         socket.set_send_buffer_size(SOCKET_SEND_BYTES)?;
     }
-    socket.recv_buffer_size()
+    Ok((socket.recv_buffer_size()?, socket.send_buffer_size()?))
 }
 
 /// The address that binds to every address of the family of `like`, with `port`.

@@ -1,11 +1,12 @@
-//! The buffers that the kernel fills with what comes in, and the ring through which it gets them.
+//! The buffers that the kernel fills with what comes in, and how it gets them: through a ring that
+//! it takes from by itself, or each named by the one order to receive that fills it.
 //!
 //! ```text
 //!   buffer   | header 16 | address 28 | ancillary data 48 | datagrams end to end … |
 //! ```
 //!
-//! Invariant: a buffer is either the kernel's (its entry is in the ring) or named by exactly one
-//! [`Buffer`]; only the owner of that reads it. `taken` and `give` keep it.
+//! Invariant: a buffer is free (its entry is in the ring, or it is in the list), or named by
+//! exactly one [`Buffer`]; only the owner of that reads it. `taken`, `order` and `give` keep it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -21,14 +22,33 @@ use crate::engine::pool::Arena;
 
 pub(super) struct ReceiveBuffers {
     blocks: Vec<Block>,
-    /// The ring's entries: `RECEIVE_BUFFERS` of them from the start of this block. The kernel reads
-    /// it, and both sides use the tail that overlays the first entry.
-    entries: Block,
-    /// What a receive looks like: room for an address and ancillary data.
-    shape: Box<libc::msghdr>,
-    tail: u16,
-    /// Which buffers are ours at the moment.
+    /// Which buffers are not free at the moment.
     ours: Vec<bool>,
+    supply: Supply,
+}
+
+/// How free buffers come to the kernel.
+enum Supply {
+    /// Through a ring, for standing orders.
+    Ring {
+        /// The ring's entries: `RECEIVE_BUFFERS` of them from the start of this block. The kernel
+        /// reads it, and both sides use the tail that overlays the first entry.
+        entries: Block,
+        tail: u16,
+        /// What a receive looks like: room for an address and ancillary data.
+        shape: Box<libc::msghdr>,
+    },
+    /// Each by an order of its own.
+    Orders {
+        free: Vec<u16>,
+        /// The header of the order for each buffer, which the kernel reads and writes.
+        headers: Box<[OrderHeader]>,
+    },
+}
+
+struct OrderHeader {
+    header: libc::msghdr,
+    range: libc::iovec,
 }
 
 /// A buffer that holds a message.
@@ -46,23 +66,20 @@ impl ReceiveBuffers {
     /// Makes the buffers and hands all of them to the kernel.
     pub(super) fn register(submitter: &Submitter<'_>) -> Result<Self> {
         const { assert!(RECEIVE_BUFFERS.is_power_of_two()) };
-        let mut arena = Arena::new(RECEIVE_BUFFER_BYTES, usize::from(RECEIVE_BUFFERS))?;
         let entries_bytes = usize::from(RECEIVE_BUFFERS) * size_of::<BufRingEntry>();
         let entries = Arena::new(entries_bytes, 1)?
             .take()
             .expect("a new arena lends its blocks");
-        // SAFETY: all-zero bytes are a valid msghdr (null pointers, zero lengths).
-        let mut shape: libc::msghdr = unsafe { std::mem::zeroed() };
+        let address = entries.as_ptr() as u64;
+        let mut shape = empty_header();
         shape.msg_namelen = u32::try_from(NAME_BYTES).expect("an address is short");
         shape.msg_controllen = CONTROL_BYTES;
-        let mut buffers = Self {
-            blocks: std::iter::from_fn(|| arena.take()).collect(),
+        let supply = Supply::Ring {
             entries,
-            shape: Box::new(shape),
             tail: 0,
-            ours: vec![true; usize::from(RECEIVE_BUFFERS)],
+            shape: Box::new(shape),
         };
-        let address = buffers.entries.as_ptr() as u64;
+        let mut buffers = Self::new(RECEIVE_BUFFERS, supply)?;
         // SAFETY: the block is page-aligned, has room for every entry, and is freed after the ring
         // (`Ring` drops its io_uring first) or never (`park`).
         unsafe { submitter.register_buf_ring_with_flags(address, RECEIVE_BUFFERS, GROUP, 0) }
@@ -73,9 +90,90 @@ impl ReceiveBuffers {
         Ok(buffers)
     }
 
-    /// The standing order to receive on `fd` into these buffers.
-    pub(super) fn receive_entry(&self, fd: Fd) -> squeue::Entry {
-        opcode::RecvMsgMulti::new(fd, &raw const *self.shape, GROUP).build()
+    /// Makes buffers for orders that name theirs: one for each of the sockets, and one for the
+    /// message that is being looked at.
+    pub(super) fn named(sockets: usize) -> Result<Self> {
+        let too_many = |_| Error::new(ErrorKind::Setup, "There are too many sockets");
+        let count = u16::try_from(sockets + 1).map_err(too_many)?;
+        let header = || OrderHeader {
+            header: empty_header(),
+            range: libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            },
+        };
+        let supply = Supply::Orders {
+            free: Vec::with_capacity(usize::from(count)),
+            headers: (0..count).map(|_| header()).collect(),
+        };
+        let mut buffers = Self::new(count, supply)?;
+        for id in 0..count {
+            buffers.give(Buffer(id));
+        }
+        Ok(buffers)
+    }
+
+    /// Makes buffers that are not free yet.
+    fn new(count: u16, supply: Supply) -> Result<Self> {
+        let mut arena = Arena::new(RECEIVE_BUFFER_BYTES, usize::from(count))?;
+        Ok(Self {
+            blocks: std::iter::from_fn(|| arena.take()).collect(),
+            ours: vec![true; usize::from(count)],
+            supply,
+        })
+    }
+
+    /// Whether the kernel takes free buffers by itself.
+    pub(super) fn are_registered(&self) -> bool {
+        matches!(self.supply, Supply::Ring { .. })
+    }
+
+    /// The order to receive on `fd`: a standing one, or one for the buffer that comes with it.
+    pub(super) fn order(&mut self, fd: Fd) -> (squeue::Entry, Option<Buffer>) {
+        let (free, headers) = match &mut self.supply {
+            Supply::Ring { shape, .. } => {
+                let entry = opcode::RecvMsgMulti::new(fd, &raw const **shape, GROUP).build();
+                return (entry, None);
+            }
+            Supply::Orders { free, headers } => (free, headers),
+        };
+        let id = free.pop().expect("there is a buffer for every socket");
+        self.ours[usize::from(id)] = true;
+        let (beside, payload) = self.blocks[usize::from(id)].split_at_mut(PAYLOAD_AT);
+        let (name, control) = beside[HEADER_BYTES..].split_at_mut(NAME_BYTES);
+        let OrderHeader { header, range } = &mut headers[usize::from(id)];
+        range.iov_base = payload.as_mut_ptr().cast();
+        range.iov_len = payload.len();
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = u32::try_from(NAME_BYTES).expect("an address is short");
+        header.msg_iov = &raw mut *range;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL_BYTES;
+        header.msg_flags = 0;
+        let entry = opcode::RecvMsg::new(fd, &raw mut *header).build();
+        (entry, Some(Buffer(id)))
+    }
+
+    /// Completes the buffer of an order of its own, so that it looks as one of a standing order;
+    /// `payload_len` bytes came. Gives the length of all.
+    pub(super) fn complete(&mut self, buffer: &Buffer, payload_len: usize) -> usize {
+        let Supply::Orders { headers, .. } = &self.supply else {
+            unreachable!("registered buffers are complete")
+        };
+        let header = &headers[usize::from(buffer.0)].header;
+        let short = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let fields = [
+            header.msg_namelen,
+            short(header.msg_controllen),
+            short(payload_len),
+            header.msg_flags.cast_unsigned(),
+        ];
+        let head = &mut self.blocks[usize::from(buffer.0)][..HEADER_BYTES];
+        for (bytes, field) in head.chunks_mut(4).zip(fields) {
+            bytes.copy_from_slice(&field.to_ne_bytes());
+        }
+        PAYLOAD_AT + payload_len
     }
 
     /// Takes a buffer that the kernel has filled.
@@ -86,7 +184,7 @@ impl ReceiveBuffers {
         Buffer(id)
     }
 
-    /// Gives a buffer to the kernel.
+    /// Frees a buffer.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "whoever gives a buffer has it no more"
@@ -96,10 +194,14 @@ impl ReceiveBuffers {
         let ours = &mut self.ours[usize::from(id)];
         assert!(*ours, "a buffer is given once");
         *ours = false;
+        let (entries, tail) = match &mut self.supply {
+            Supply::Ring { entries, tail, .. } => (entries, tail),
+            Supply::Orders { free, .. } => return free.push(id),
+        };
         let block = &mut self.blocks[usize::from(id)];
         let (address, len) = (block.as_mut_ptr() as u64, RECEIVE_BUFFER_BYTES);
-        let base: *mut BufRingEntry = self.entries.as_mut_ptr().cast();
-        let at = usize::from(self.tail % RECEIVE_BUFFERS);
+        let base: *mut BufRingEntry = entries.as_mut_ptr().cast();
+        let at = usize::from(*tail % RECEIVE_BUFFERS);
         // SAFETY: at < RECEIVE_BUFFERS, and the block has room for that many entries.
         let slot = unsafe { base.add(at) };
         // SAFETY: the slot is in the block, aligned, initialised (zeroed memory), and the kernel
@@ -108,12 +210,12 @@ impl ReceiveBuffers {
         entry.set_addr(address);
         entry.set_len(u32::try_from(len).expect("a receive buffer is small"));
         entry.set_bid(id);
-        self.tail = self.tail.wrapping_add(1);
+        *tail = tail.wrapping_add(1);
         // SAFETY: `base` is the first entry of a registered ring, as this asks for.
-        let tail = unsafe { BufRingEntry::tail(base) };
+        let shared = unsafe { BufRingEntry::tail(base) };
         // SAFETY: the tail lies in our block, aligned for u16, and is only touched atomically.
-        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
-        tail.store(self.tail, Ordering::Release);
+        let shared = unsafe { AtomicU16::from_ptr(shared.cast_mut()) };
+        shared.store(*tail, Ordering::Release);
     }
 
     /// Reads the message of `len` bytes, headers included, in a buffer of ours.
@@ -142,12 +244,22 @@ impl ReceiveBuffers {
     /// Keeps the memory for ever: the kernel may still write to it.
     pub(super) fn park(&mut self) {
         std::mem::forget(std::mem::take(&mut self.blocks));
-        let entries = std::mem::replace(&mut self.entries, Block::new(Vec::new()));
-        std::mem::forget(entries);
+        let none = Supply::Orders {
+            free: Vec::new(),
+            headers: Box::default(),
+        };
+        std::mem::forget(std::mem::replace(&mut self.supply, none));
     }
+}
+
+fn empty_header() -> libc::msghdr {
+    // SAFETY: all-zero bytes are a valid msghdr (null pointers, zero lengths).
+    unsafe { std::mem::zeroed() }
 }
 
 /// The id of the one group of buffers.
 const GROUP: u16 = 0;
 /// `struct io_uring_recvmsg_out`: four u32, lengths of address, ancillary data, payload, and flags.
 const HEADER_BYTES: usize = 16;
+/// Where datagrams begin in a buffer.
+const PAYLOAD_AT: usize = HEADER_BYTES + NAME_BYTES + CONTROL_BYTES;

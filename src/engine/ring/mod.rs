@@ -26,7 +26,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use self::buffers::ReceiveBuffers;
 pub(super) use self::buffers::{Buffer, Message};
 use super::disk::Run;
-use super::drive::burst::Burst;
+use super::drive::burst::{Burst, Verdict};
 use super::error::{Error, ErrorKind, Result};
 use super::limits::{FINISH_PATIENCE, RING_ENTRIES};
 use super::pool::Arena;
@@ -40,18 +40,28 @@ pub(super) struct Ring {
     /// The arena whose blocks the kernel knows by index.
     registered: Option<Arena>,
     mode: Mode,
+    /// How often the kernel was entered.
+    entries: u64,
     /// Why the arena is not registered, if it was given and is not.
     unregistered_because: Option<io::Error>,
 }
 
 /// An operation that the kernel has, with the memory that it may touch.
 pub(super) enum Flight {
-    /// A send.
-    Send(Burst),
+    /// The messages of a burst: how many have not ended, and what the kernel says of the others.
+    Send {
+        burst: Burst,
+        left: usize,
+        verdict: Verdict,
+    },
     /// A read or write.
     Disk(Run),
-    /// The standing order to receive on a socket; its memory is the ring's receive buffers.
-    Receive(Channel),
+    /// The order to receive on a socket: a standing one, which is served from the ring's receive
+    /// buffers, or one for a message into the named buffer.
+    Receive {
+        channel: Channel,
+        buffer: Option<Buffer>,
+    },
     /// The order to say when the mailbox has something; it touches no memory.
     Wake,
     /// The order to cancel all others; it touches no memory.
@@ -60,8 +70,8 @@ pub(super) enum Flight {
 
 /// What the kernel says about an operation.
 pub(super) enum Completion {
-    /// A send ended: well, or with an `errno`.
-    Sent(Burst, std::result::Result<(), i32>),
+    /// All messages of a burst that were sent have ended, well or not.
+    Sent(Burst, Verdict),
     /// A disk operation moved so many bytes, or failed with an `errno`.
     Disk(Run, std::result::Result<usize, i32>),
     /// A message came in, with its length in the buffer; or receiving failed with an `errno`.
@@ -93,22 +103,36 @@ impl fmt::Display for Mode {
     }
 }
 
+/// How a ring is to receive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Orders {
+    /// Whether one order may serve many messages, if the kernel has that (Linux 6.0).
+    pub(super) standing: bool,
+    /// How many sockets there are.
+    pub(super) sockets: usize,
+}
+
 impl Ring {
     /// Sets a ring up, with its receive buffers, and registers the arena if the kernel allows it.
     ///
     /// # Errors
     /// When the kernel has no io_uring, forbids it, or lacks a part that we need; the text says
     /// which.
-    pub(super) fn new(arena: Option<Arena>) -> Result<Self> {
+    pub(super) fn new(arena: Option<Arena>, orders: Orders) -> Result<Self> {
         let (uring, mode) = build().map_err(|e| ring_error("Cannot set up an io_uring", e))?;
-        check(&uring)?;
-        let buffers = ReceiveBuffers::register(&uring.submitter())?;
+        let standing = check(&uring)? && orders.standing;
+        let buffers = if standing {
+            ReceiveBuffers::register(&uring.submitter())?
+        } else {
+            ReceiveBuffers::named(orders.sockets)?
+        };
         let mut ring = Self {
             uring,
             flights: Flights::default(),
             buffers,
             registered: None,
             mode,
+            entries: 0,
             unregistered_because: None,
         };
         if let Some(arena) = arena {
@@ -125,6 +149,31 @@ impl Ring {
     /// Why the arena is not registered, if it was given and is not.
     pub(super) fn unregistered_because(&self) -> Option<&io::Error> {
         self.unregistered_because.as_ref()
+    }
+
+    /// Whether one order to receive serves many messages.
+    pub(super) fn orders_stand(&self) -> bool {
+        self.buffers.are_registered()
+    }
+
+    /// What the kernel's ring has that is of use here, in the kernel's words.
+    pub(super) fn features(&self) -> Vec<&'static str> {
+        let params = self.uring.params();
+        let features = [
+            ("NODROP", params.is_feature_nodrop()),
+            ("FAST_POLL", params.is_feature_fast_poll()),
+            ("EXT_ARG", params.is_feature_ext_arg()),
+            ("NATIVE_WORKERS", params.is_feature_native_workers()),
+            ("RECVSEND_BUNDLE", params.is_feature_recvsend_bundle()),
+            ("MIN_TIMEOUT", params.is_feature_min_timeout()),
+        ];
+        let there = features.into_iter().filter(|(_, has)| *has);
+        there.map(|(name, _)| name).collect()
+    }
+
+    /// How often the kernel was entered so far.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// How many operations the kernel has.
@@ -144,12 +193,51 @@ impl Ring {
 
     /// Sends what the burst was aimed at.
     pub(super) fn send(&mut self, fd: BorrowedFd<'_>, burst: Burst) -> Result<()> {
-        self.launch(Flight::Send(burst), |flight, _| {
-            let Flight::Send(burst) = flight else {
-                unreachable!("the flight was made a line above")
-            };
-            opcode::SendMsg::new(raw(fd), burst.message().header()).build()
-        })
+        let left = burst.message().headers().len();
+        let index = self.flights.insert(Flight::Send {
+            burst,
+            left,
+            verdict: Verdict::default(),
+        });
+        for number in 0..left {
+            let pushed = self.push(index, |flight, _| {
+                let Flight::Send { burst, .. } = flight else {
+                    unreachable!("the flight was made above, and ends after its last message")
+                };
+                let header = burst.message().headers().nth(number);
+                let header = header.expect("a burst has as many messages as it says");
+                opcode::SendMsg::new(raw(fd), header).build()
+            });
+            if let Err(e) = pushed {
+                // The kernel never sees the rest; what it has ends the flight.
+                self.end_sends(index, left - number, Err(libc::EBUSY));
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the end of some messages of a burst; gives the burst with the last.
+    fn end_sends(
+        &mut self,
+        index: u64,
+        count: usize,
+        result: std::result::Result<usize, i32>,
+    ) -> Option<Completion> {
+        let Flight::Send { left, verdict, .. } = self.flights.get_mut(index) else {
+            unreachable!("the caller has seen that it is a send")
+        };
+        for _ in 0..count {
+            verdict.add(result);
+        }
+        *left -= count;
+        if *left > 0 {
+            return None;
+        }
+        let Flight::Send { burst, verdict, .. } = self.flights.remove(index) else {
+            unreachable!("it was a send above")
+        };
+        Some(Completion::Sent(burst, verdict))
     }
 
     /// Moves what is left of a disk operation.
@@ -162,10 +250,10 @@ impl Ring {
         })
     }
 
-    /// Gives the standing order to receive on a socket.
+    /// Gives the order to receive on a socket.
     pub(super) fn receive(&mut self, fd: BorrowedFd<'_>, channel: Channel) -> Result<()> {
-        let entry = self.buffers.receive_entry(raw(fd));
-        self.launch(Flight::Receive(channel), |_, _| entry)
+        let (entry, buffer) = self.buffers.order(raw(fd));
+        self.launch(Flight::Receive { channel, buffer }, |_, _| entry)
     }
 
     /// Gives the order to say when `fd` becomes readable.
@@ -186,23 +274,32 @@ impl Ring {
         flight: Flight,
         entry: impl FnOnce(&mut Flight, Option<&Arena>) -> squeue::Entry,
     ) -> Result<()> {
+        let index = self.flights.insert(flight);
+        self.push(index, entry).inspect_err(|_| {
+            // The kernel never saw it.
+            self.flights.remove(index);
+        })
+    }
+
+    /// Pushes an operation of a flight in the table.
+    fn push(
+        &mut self,
+        index: u64,
+        entry: impl FnOnce(&mut Flight, Option<&Arena>) -> squeue::Entry,
+    ) -> Result<()> {
         if self.uring.submission().is_full() {
             self.enter(Duration::ZERO)?;
         }
-        let index = self.flights.insert(flight);
         let flight = self.flights.get_mut(index);
         let entry = entry(flight, self.registered.as_ref()).user_data(index);
-        // SAFETY: the memory that the entry names belongs to the flight in the table (a boxed
-        // message, or a block), to `self.buffers` or to nothing; all of these stay where they are
-        // until the last completion (this module's invariant, kept by `complete` and `drop`).
+        // SAFETY: the memory that the entry names belongs to the flight in the table (messages, or
+        // a block), to `self.buffers` or to nothing; all of these stay where they are until the
+        // last completion (this module's invariant, kept by `complete` and `drop`).
         let pushed = unsafe { self.uring.submission().push(&entry) };
-        if pushed.is_err() {
-            // The kernel never saw it.
-            self.flights.remove(index);
+        pushed.map_err(|_| {
             let full = io::Error::from_raw_os_error(libc::EBUSY);
-            return Err(ring_error("The submission queue stays full", full));
-        }
-        Ok(())
+            ring_error("The submission queue stays full", full)
+        })
     }
 
     /// Submits what was pushed, and waits for a completion no longer than `timeout`.
@@ -215,6 +312,7 @@ impl Ring {
         if want == 0 && !must {
             return Ok(());
         }
+        self.entries += 1;
         let timespec = Timespec::from(timeout);
         let args = SubmitArgs::new().timespec(&timespec);
         match self.uring.submitter().submit_with_args(want, &args) {
@@ -239,37 +337,53 @@ impl Ring {
 
     fn judge(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let index = entry.user_data();
-        let more = cqueue::more(entry.flags());
-        if let Flight::Receive(channel) = self.flights.get_mut(index) {
-            let channel = *channel;
-            if !more {
-                self.flights.remove(index);
+        match self.flights.get_mut(index) {
+            Flight::Receive { channel, .. } => {
+                let channel = *channel;
+                return Some(self.judge_receive(index, channel, entry));
             }
-            let buffer = cqueue::buffer_select(entry.flags());
-            let result = match (result(entry), buffer) {
-                (Ok(len), Some(id)) => Ok((self.buffers.taken(id), len)),
-                // Without a buffer there was nothing; the order goes on or is given again.
-                (Ok(_), None) => Err(libc::EAGAIN),
-                (Err(errno), buffer) => {
-                    if let Some(id) = buffer {
-                        let buffer = self.buffers.taken(id);
-                        self.buffers.give(buffer);
-                    }
-                    Err(errno)
-                }
-            };
-            return Some(Completion::Received {
-                channel,
-                result,
-                more,
-            });
+            Flight::Send { .. } => return self.end_sends(index, 1, result(entry)),
+            Flight::Disk(_) | Flight::Wake | Flight::Cancel => {}
         }
         match self.flights.remove(index) {
-            Flight::Send(burst) => Some(Completion::Sent(burst, result(entry).map(drop))),
             Flight::Disk(run) => Some(Completion::Disk(run, result(entry))),
             Flight::Wake => Some(Completion::Woken),
             Flight::Cancel => None,
-            Flight::Receive(_) => unreachable!("receives were dealt with above"),
+            Flight::Receive { .. } | Flight::Send { .. } => {
+                unreachable!("these were dealt with above")
+            }
+        }
+    }
+
+    fn judge_receive(&mut self, index: u64, channel: Channel, entry: &cqueue::Entry) -> Completion {
+        let more = cqueue::more(entry.flags());
+        let mut buffer = None;
+        if !more && let Flight::Receive { buffer: named, .. } = self.flights.remove(index) {
+            buffer = named;
+        }
+        let is_named = buffer.is_some();
+        if let Some(id) = cqueue::buffer_select(entry.flags()) {
+            buffer = Some(self.buffers.taken(id));
+        }
+        let result = match (result(entry), buffer) {
+            (Ok(len), Some(buffer)) if is_named => {
+                let len = self.buffers.complete(&buffer, len);
+                Ok((buffer, len))
+            }
+            (Ok(len), Some(buffer)) => Ok((buffer, len)),
+            // Without a buffer there was nothing; the order goes on or is given again.
+            (Ok(_), None) => Err(libc::EAGAIN),
+            (Err(errno), buffer) => {
+                if let Some(buffer) = buffer {
+                    self.buffers.give(buffer);
+                }
+                Err(errno)
+            }
+        };
+        Completion::Received {
+            channel,
+            result,
+            more,
         }
     }
 
@@ -380,8 +494,9 @@ fn build() -> io::Result<(IoUring, Mode)> {
     Err(last)
 }
 
-/// Checks that the kernel has every operation that this module uses.
-fn check(uring: &IoUring) -> Result<()> {
+/// Checks that the kernel has every operation that this module needs; tells whether one order to
+/// receive can serve many messages.
+fn check(uring: &IoUring) -> Result<bool> {
     let mut probe = Probe::new();
     uring
         .submitter()
@@ -396,8 +511,6 @@ fn check(uring: &IoUring) -> Result<()> {
         ("WRITE_FIXED", opcode::WriteFixed::CODE),
         ("POLL_ADD", opcode::PollAdd::CODE),
         ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
-        // Multishot RECVMSG has no mark of its own; it came with the same kernel as this one.
-        ("multishot RECVMSG", opcode::SendZc::CODE),
     ];
     let missing: Vec<&str> = needed
         .iter()
@@ -412,7 +525,8 @@ fn check(uring: &IoUring) -> Result<()> {
         );
         return Err(Error::new(ErrorKind::Ring, context));
     }
-    Ok(())
+    // Multishot RECVMSG has no mark of its own; it came with the same kernel as this one.
+    Ok(probe.is_supported(opcode::SendZc::CODE))
 }
 
 /// The table of what is in flight.

@@ -7,6 +7,11 @@ use crate::engine::disk::Step;
 use crate::engine::net::Socket;
 use crate::machine::{DiskOp, FileId};
 
+const STANDING: Orders = Orders {
+    standing: true,
+    sockets: 1,
+};
+
 /// Begins a read that cannot end: nobody writes to the pipe.
 fn endless_read(ring: &mut Ring, arena: &mut Arena, pipe: &File) {
     let block = arena.take().unwrap();
@@ -30,7 +35,7 @@ fn a_ring_that_is_dropped_gives_back_what_the_kernel_had() {
     let reader = File::from(OwnedFd::from(reader));
     for submitted in [true, false] {
         let mut arena = Arena::new(4096, 8).unwrap();
-        let mut ring = Ring::new(Some(arena.clone())).unwrap();
+        let mut ring = Ring::new(Some(arena.clone()), STANDING).unwrap();
         let socket = Socket::unicast("127.0.0.1:0".parse().unwrap()).unwrap();
         ring.receive(socket.as_fd(), Channel(0)).unwrap();
         for _ in 0..8 {
@@ -47,7 +52,7 @@ fn a_ring_that_is_dropped_gives_back_what_the_kernel_had() {
 
 #[test]
 fn an_enter_without_anything_to_do_ends_in_time() {
-    let mut ring = Ring::new(None).unwrap();
+    let mut ring = Ring::new(None, STANDING).unwrap();
     let begin = Instant::now();
     ring.enter(Duration::from_millis(20)).unwrap();
     assert!(begin.elapsed() >= Duration::from_millis(20));
@@ -56,7 +61,7 @@ fn an_enter_without_anything_to_do_ends_in_time() {
 
 #[test]
 fn more_messages_than_buffers_are_received_after_the_order_is_renewed() {
-    let mut ring = Ring::new(None).unwrap();
+    let mut ring = Ring::new(None, STANDING).unwrap();
     let socket = Socket::unicast("127.0.0.1:0".parse().unwrap()).unwrap();
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let from = sender.local_addr().unwrap();
@@ -105,7 +110,7 @@ fn more_messages_than_buffers_are_received_after_the_order_is_renewed() {
 
 #[test]
 fn a_cut_off_message_is_none() {
-    let mut ring = Ring::new(None).unwrap();
+    let mut ring = Ring::new(None, STANDING).unwrap();
     let socket = Socket::unicast("127.0.0.1:0".parse().unwrap()).unwrap();
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.send_to(&[1; 10], socket.local()).unwrap();

@@ -41,11 +41,11 @@ pub(super) fn moved(stage: &mut Stage, operations: Vec<DiskOp>) -> Vec<DiskDone>
 #[test]
 fn disk_runs_go_out_and_come_back_registered_or_not() {
     const SIZE: usize = 100_000;
-    for backend in BOTH {
+    for ways in BOTH {
         let mut registered = Arena::new(SIZE, 100).unwrap();
         let mut unregistered = Arena::new(SIZE, 100).unwrap();
         let mut stage = stage(
-            backend,
+            ways,
             vec![],
             vec![tempfile::tempfile().unwrap()],
             Some(&registered),
@@ -86,13 +86,13 @@ fn disk_runs_go_out_and_come_back_registered_or_not() {
 
 #[test]
 fn a_short_file_a_full_device_and_a_wrong_direction_are_told_apart() {
-    for backend in BOTH {
+    for ways in BOTH {
         let mut short = tempfile::tempfile().unwrap();
         short.write_all(&[7; 5000]).unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let read_only = File::open("/dev/zero").unwrap();
         let mut arena = Arena::new(4096, 4).unwrap();
-        let mut stage = stage(backend, vec![], vec![short, full, read_only], Some(&arena));
+        let mut stage = stage(ways, vec![], vec![short, full, read_only], Some(&arena));
         let mut block = || arena.take().unwrap();
         let exact = operation(0, DiskKind::Read, 904, 4096, block());
         let past = operation(1, DiskKind::Read, 905, 4096, block());
@@ -111,11 +111,11 @@ fn a_short_file_a_full_device_and_a_wrong_direction_are_told_apart() {
 
 #[test]
 fn all_blocks_come_back_when_a_run_ends_in_the_middle() {
-    for backend in BOTH {
+    for ways in BOTH {
         let (_sink, nowhere) = plain_sender();
         let mut arena = Arena::new(256 * 1024, 100).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let mut stage = stage(backend, vec![loopback()], vec![file], Some(&arena));
+        let mut stage = stage(ways, vec![loopback()], vec![file], Some(&arena));
         let operations: VecDeque<_> = (0..100)
             .map(|tag| {
                 let block = arena.take().unwrap();

@@ -66,13 +66,13 @@ fn a_group_reaches_its_members_and_nobody_else() {
             "[fd00:99::1]:0",
         ),
     ] {
-        for backend in BOTH {
+        for ways in every_way() {
             let [ours, other]: [SocketAddr; 2] = groups.map(|group| group.parse().unwrap());
             let join = |group| Socket::multicast_receiver(group, None, &link).unwrap();
             let sender = Socket::multicast_sender(bind.parse().unwrap(), &link, 1).unwrap();
             let from = sender.local();
             let sockets = vec![sender, join(ours), join(ours), join(other)];
-            let mut stage = stage(backend, sockets, vec![], None);
+            let mut stage = stage(ways, sockets, vec![], None);
             let bytes = pattern(44 * 1408);
             let mut puppet = Puppet::default();
             for to in [ours, other] {
@@ -95,7 +95,7 @@ fn a_group_reaches_its_members_and_nobody_else() {
                 else {
                     panic!("{event:?}");
                 };
-                assert_eq!((segment_size, seen.port()), (1408, from.port()));
+                assert_eq!((segment_size, seen.port()), (1408, from.port()), "{ways}");
                 got[usize::from(channel.0)] += some.len();
                 if got.iter().sum::<usize>() == 3 * bytes.len() {
                     return ControlFlow::Break(());
@@ -115,11 +115,11 @@ fn a_group_on_another_interface_is_another_group() {
     ip(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
     ip(&["link", "set", "one", "up"]);
     let group: SocketAddr = "239.1.2.3:4000".parse().unwrap();
-    for backend in BOTH {
+    for ways in BOTH {
         let [lo, one] = ["lo", "one"].map(|name| Interface::find(name).unwrap());
         let join = |on| Socket::multicast_receiver(group, None, on).unwrap();
         let sender = Socket::multicast_sender("127.0.0.1:0".parse().unwrap(), &lo, 1).unwrap();
-        let mut stage = stage(backend, vec![sender, join(&one), join(&lo)], vec![], None);
+        let mut stage = stage(ways, vec![sender, join(&one), join(&lo)], vec![], None);
         let mut puppet = Puppet::default();
         for number in 0..10 {
             puppet.sends.push_back(Send {
@@ -150,13 +150,13 @@ fn source_specific_membership_keeps_other_sources_out() {
     }
     let lo = Interface::find("lo").unwrap();
     let group: SocketAddr = "232.9.9.9:4000".parse().unwrap();
-    for backend in BOTH {
+    for ways in BOTH {
         let wanted = "127.0.0.7".parse().unwrap();
         let receiver = Socket::multicast_receiver(group, Some(wanted), &lo).unwrap();
         let sender =
             |address: &str| Socket::multicast_sender(address.parse().unwrap(), &lo, 1).unwrap();
         let sockets = vec![sender("127.0.0.8:0"), sender("127.0.0.7:0"), receiver];
-        let mut stage = stage(backend, sockets, vec![], None);
+        let mut stage = stage(ways, sockets, vec![], None);
         let mut puppet = Puppet::default();
         for channel in [0, 0, 1] {
             puppet.sends.push_back(Send {
@@ -184,10 +184,10 @@ fn a_burst_that_the_kernel_refuses_whole_goes_out_in_parts() {
     ) {
         return;
     }
-    for backend in BOTH {
+    for ways in every_way() {
         let (from, to) = (loopback(), loopback());
         let address = to.local();
-        let mut stage = stage(backend, vec![from, to], vec![], None);
+        let mut stage = stage(ways, vec![from, to], vec![], None);
         let mut puppet = Puppet::default();
         // Longer than the MTU: no coalescing, but single datagrams are cut into fragments.
         let send = Send {
@@ -208,11 +208,17 @@ fn a_burst_that_the_kernel_refuses_whole_goes_out_in_parts() {
             }
         });
         assert_eq!(stage.counters.get(Counter::PacketsOut), 12);
-        if backend == Backend::Plain {
+        let fell_back = ways.send == Way::Coalesced;
+        if ways.backend == Backend::Plain {
             // One attempt was refused, and no second one was made.
-            assert_eq!(stage.counters.get(Counter::KernelEntriesOut), 13);
+            let bursts = if ways.send == Way::Single { 12 } else { 2 };
+            let entries = stage.counters.get(Counter::KernelEntriesOut);
+            assert_eq!(entries, bursts + u64::from(fell_back), "{ways}");
         }
         assert_eq!(stage.counters.get(Counter::PacketsUnsent), 0);
+        let fallbacks = stage.counters.get(Counter::SendFallbacks);
+        assert_eq!(fallbacks, u64::from(fell_back), "{ways}");
+        assert_eq!(stage.driver.ways().send, ways.send.min(Way::Batched));
     }
 }
 
@@ -224,11 +230,11 @@ fn what_cannot_be_sent_is_counted_and_the_rest_goes_on() {
     ) {
         return;
     }
-    for backend in BOTH {
+    for ways in every_way() {
         let socket = Socket::unicast("0.0.0.0:0".parse().unwrap()).unwrap();
         let own = SocketAddr::from(([127, 0, 0, 1], socket.local().port()));
         let unreachable = "192.0.2.1:9".parse().unwrap();
-        let mut stage = stage(backend, vec![socket], vec![], None);
+        let mut stage = stage(ways, vec![socket], vec![], None);
         let mut puppet = Puppet::default();
         for to in [unreachable, own] {
             puppet.sends.push_back(Send {
@@ -264,10 +270,10 @@ fn a_device_that_fills_up_in_the_middle_of_a_write_is_full() {
         .arg(directory.path())
         .status();
     assert!(mounted.unwrap().success());
-    for backend in BOTH {
+    for ways in BOTH {
         let file = File::create(directory.path().join("small")).unwrap();
         let mut arena = Arena::new(100 * 1024, 3).unwrap();
-        let mut stage = stage(backend, vec![], vec![file], Some(&arena));
+        let mut stage = stage(ways, vec![], vec![file], Some(&arena));
         // One at a time: the last begins where there is room and ends where there is none.
         let mut results = Vec::new();
         for tag in 0..3 {
@@ -296,10 +302,11 @@ fn a_socket_that_is_full_holds_up_its_sends_and_nothing_else() {
     let status = Command::new("tc").args(slow.split(' ')).status();
     assert!(status.expect("iproute2 is installed").success());
     let link = Interface::find("one").unwrap();
-    for backend in BOTH {
+    // How it receives makes no difference here.
+    for ways in every_way().filter(|ways| ways.receive == Way::Coalesced) {
         let any = "0.0.0.0:0".parse().unwrap();
         let sockets = vec![Socket::multicast_sender(any, &link, 1).unwrap()];
-        let mut stage = stage(backend, sockets, vec![], None);
+        let mut stage = stage(ways, sockets, vec![], None);
         let send = Send {
             channel: Channel(0),
             to: "239.1.2.3:4000".parse().unwrap(),
@@ -338,7 +345,7 @@ fn without_the_right_to_lock_memory_blocks_work_unregistered() {
     for (size, noted) in [(512 << 10, false), (4 << 20, true)] {
         let mut arena = Arena::new(size, 1).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let mut stage = stage(Backend::Ring, vec![], vec![file], Some(&arena));
+        let mut stage = stage(BOTH[0], vec![], vec![file], Some(&arena));
         let is_noted = stage
             .driver
             .notes()

@@ -2,16 +2,21 @@
 //! interface index, and the list of interfaces.
 //!
 //! Addresses and ancillary data are read and written as bytes, so only the calls themselves are
-//! unsafe. Layouts: `man 7 ip`, `man 7 udp`, `man 3 cmsg`.
+//! unsafe; `message` holds what is sent and received. Layouts: `man 7 ip`, `man 7 udp`,
+//! `man 3 cmsg`.
 #![allow(unsafe_code)]
+
+mod message;
+#[cfg(test)]
+pub(crate) mod refuse;
 
 use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
-use crate::base::Block;
+pub use self::message::{InMessages, OutMessage, batches};
 
 /// Room for the longest address that a UDP socket has: `sockaddr_in6`.
 pub const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
@@ -112,141 +117,6 @@ fn family(family: i32) -> [u8; 2] {
         .to_ne_bytes()
 }
 
-/// A staging slot and the message that points into it.
-///
-/// Invariant: every pointer of the header points into this value's own boxes and block, whose
-/// addresses do not change while it lives; so whoever owns an `OutMessage` keeps a send valid.
-pub struct OutMessage {
-    parts: Box<OutParts>,
-    slot: Block,
-}
-
-struct OutParts {
-    header: libc::msghdr,
-    range: libc::iovec,
-    name: [u8; NAME_BYTES],
-    control: [u8; CONTROL_STRIDE],
-}
-
-impl OutMessage {
-    /// Wraps a staging slot.
-    #[must_use]
-    pub fn new(slot: Block) -> Self {
-        // SAFETY: all-zero bytes are a valid msghdr (null pointers, zero lengths).
-        let header = unsafe { std::mem::zeroed() };
-        let parts = OutParts {
-            header,
-            range: libc::iovec {
-                iov_base: std::ptr::null_mut(),
-                iov_len: 0,
-            },
-            name: [0; NAME_BYTES],
-            control: [0; CONTROL_STRIDE],
-        };
-        Self {
-            parts: Box::new(parts),
-            slot,
-        }
-    }
-
-    /// The slot's bytes, to be filled.
-    pub fn slot_mut(&mut self) -> &mut [u8] {
-        &mut self.slot
-    }
-
-    /// Points the message at a range of the slot, sent as datagrams of `segment_size` if given.
-    pub fn aim(&mut self, range: Range<usize>, to: SocketAddr, segment_size: Option<u16>) {
-        let bytes = &mut self.slot[range];
-        let parts = &mut *self.parts;
-        parts.range.iov_base = bytes.as_mut_ptr().cast();
-        parts.range.iov_len = bytes.len();
-        let (name, name_len) = encode_address(to);
-        parts.name = name;
-        parts.header.msg_name = parts.name.as_mut_ptr().cast();
-        parts.header.msg_namelen = name_len;
-        parts.header.msg_iov = &raw mut parts.range;
-        parts.header.msg_iovlen = 1;
-        match segment_size {
-            Some(size) => {
-                encode_segment_size(&mut parts.control, size);
-                parts.header.msg_control = parts.control.as_mut_ptr().cast();
-                parts.header.msg_controllen = CONTROL_STRIDE;
-            }
-            None => {
-                parts.header.msg_control = std::ptr::null_mut();
-                parts.header.msg_controllen = 0;
-            }
-        }
-    }
-
-    /// The header, valid for as long as `self` lives and is not aimed anew.
-    #[must_use]
-    pub fn header(&self) -> *const libc::msghdr {
-        &raw const self.parts.header
-    }
-}
-
-fn encode_segment_size(control: &mut [u8; CONTROL_STRIDE], size: u16) {
-    let length = CONTROL_HEADER + size_of::<u16>();
-    let at = size_of::<usize>();
-    control[..at].copy_from_slice(&length.to_ne_bytes());
-    control[at..at + 4].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
-    control[at + 4..at + 8].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
-    control[CONTROL_HEADER..CONTROL_HEADER + 2].copy_from_slice(&size.to_ne_bytes());
-}
-
-/// Sends a message without waiting.
-///
-/// # Errors
-/// Whatever `sendmsg` says.
-pub fn send(fd: BorrowedFd<'_>, message: &OutMessage) -> io::Result<usize> {
-    // SAFETY: the header's pointers are valid while `message` is borrowed (OutMessage's invariant).
-    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), message.header(), libc::MSG_DONTWAIT) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
-
-/// What came in with one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// Bytes of the buffer that were filled.
-    pub len: usize,
-    /// Who sent them; `None` when the address is not of the internet.
-    pub from: Option<SocketAddr>,
-    /// What the kernel says beside.
-    pub controls: Controls,
-}
-
-/// Receives one message without waiting.
-///
-/// # Errors
-/// Whatever `recvmsg` says; `WouldBlock` when nothing is there.
-pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut name = [0_u8; NAME_BYTES];
-    let mut control = [0_u8; CONTROL_BYTES];
-    let mut range = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
-    // SAFETY: all-zero bytes are a valid msghdr (null pointers, zero lengths).
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_name = name.as_mut_ptr().cast();
-    header.msg_namelen = u32::try_from(NAME_BYTES).expect("an address is short");
-    header.msg_iov = &raw mut range;
-    header.msg_iovlen = 1;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = CONTROL_BYTES;
-    // SAFETY: the header points to locals and to `buffer`, with their true lengths, and all of them
-    // outlive the call.
-    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
-    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    let controls = control.get(..header.msg_controllen).unwrap_or_default();
-    Ok(Received {
-        len,
-        from: decode_address(&name),
-        controls: Controls::parse(controls),
-    })
-}
-
 /// Sets an integer option of a socket.
 ///
 /// # Errors
@@ -303,6 +173,37 @@ pub fn join(
         IpAddr::V6(_) => libc::SOL_IPV6,
     };
     set_option_bytes(fd.as_fd(), level, name, &request[..length])
+}
+
+/// An entry of [`poll`]: what is waited for at a descriptor, and what has come.
+#[must_use]
+pub const fn polled(fd: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    }
+}
+
+/// Waits until one of `fds` has what it is asked for, no longer than `timeout`.
+///
+/// # Errors
+/// Whatever `ppoll` says.
+pub fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<()> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let count = libc::nfds_t::try_from(fds.len()).map_err(invalid)?;
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).map_err(invalid)?,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    let (fds, timeout) = (fds.as_mut_ptr(), &raw const timeout);
+    // SAFETY: `fds` has `count` entries and `timeout` is a local; a null mask changes no signals. A
+    // descriptor that is closed or another's by now is only looked at.
+    let ready = unsafe { libc::ppoll(fds, count, timeout, std::ptr::null()) };
+    if ready < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn set_option_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
