@@ -6,11 +6,11 @@ from html import escape
 
 COLOURS = {"flashover": "#e4572e", "udpcast": "#4f86c6", "uftp": "#4caf82", "uftp-aes": "#a78bda"}
 OTHER = "#999999"
-BAR, GAP, PANEL_GAP, HEIGHT, MARGIN = 22, 20, 28, 190, 48
+BAR, GAP, PANEL_GAP, HEIGHT, MARGIN = 28, 20, 28, 190, 48
 STYLE = """
-text { font: 12px system-ui, sans-serif; fill: #333 } .small { font-size: 10px } .axis { stroke: #bbb }
+text { font: 12px system-ui, sans-serif; fill: #57606a } .small { font-size: 10px } .axis { stroke: #8c959f; stroke-opacity: 0.5 }
 .title { font-size: 14px; font-weight: 600 } .middle { text-anchor: middle } .end { text-anchor: end }
-@media (prefers-color-scheme: dark) { text { fill: #ddd } .axis { stroke: #555 } }
+@media (prefers-color-scheme: dark) { text { fill: #c9d1d9 } }
 """
 
 
@@ -96,7 +96,7 @@ def scale(value):
     """The next round number above, which four steps divide well."""
     unit = 0.001
     while True:
-        for factor in (1, 2, 4, 8):
+        for factor in (1, 1.2, 1.6, 2, 3, 4, 6, 8):
             if unit * factor >= value:
                 return unit * factor
         unit *= 10
