@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::error::{Error, Kind, OrKind as _, Result};
+use super::error::{Kind, OrKind as _, Result};
 use super::hub::Published;
 use super::net::NetOptions;
 use crate::base::counter::Counters;
@@ -20,7 +20,7 @@ use crate::engine::{Arena, Driver, Interface, Mailbox, Setup, Socket, mailbox};
 use crate::fec::RaptorQ;
 use crate::multicast::limits::WINDOW_BYTES_DEFAULT;
 use crate::multicast::sender::{Command, Event};
-use crate::multicast::{Aes128Gcm, PieceHashes, Secret, Sender, SenderConfig, Session};
+use crate::multicast::{Aes128Gcm, Secret, Sender, SenderConfig, Session};
 
 /// Bundles that are cast at a time; further ones go by HTTP.
 const CASTS_MAX: usize = 16;
@@ -324,9 +324,7 @@ impl Run {
         };
         let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;
         lock(&self.shared).status.backend = driver.backend();
-        let manifest = &self.published.manifest;
-        let verify = PieceHashes::new(manifest.geometry, manifest.pieces.clone())
-            .ok_or_else(|| Error::text(Kind::Integrity, "The manifest lacks hashes of pieces"))?;
+        let verify = self.published.verify()?;
         let mut machine = Sender::new(
             self.sender,
             RaptorQ::default(),

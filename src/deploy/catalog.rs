@@ -135,5 +135,6 @@ fn open(store: &Store, (name, serial): &Key) -> Result<Published> {
         manifest: Arc::new(manifest),
         sealed: sealed.into(),
         bundle: Arc::new(bundle),
+        is_hashed: false,
     })
 }

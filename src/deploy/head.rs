@@ -240,6 +240,7 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         manifest: Arc::new(manifest),
         sealed: sealed.into(),
         bundle: Arc::new(file),
+        is_hashed: true,
     }));
     let token = Token {
         head: identity.fingerprint(),

@@ -12,13 +12,14 @@ use serde::Serialize;
 use super::casts::{CastStatus, Casts};
 use super::catalog::Catalog;
 use super::control::{ImageInfo, JoinReply, JoinRequest, Report};
-use super::error::Result;
+use super::error::{Error, Kind, Result};
 use super::token::{Secret, Tokens};
 use crate::base::Serial;
 use crate::base::counter::Counters;
 use crate::base::event::{Event, Events, Phase};
 use crate::image::Manifest;
 use crate::monitor;
+use crate::multicast::PieceHashes;
 
 /// The most nodes that are remembered; the one silent the longest makes room.
 const NODES_MAX: usize = 20_000;
@@ -32,6 +33,26 @@ pub(crate) struct Published {
     pub(crate) sealed: bytes::Bytes,
     /// The bundle, open for reading.
     pub(crate) bundle: Arc<File>,
+    /// Whether this process has hashed the bundle itself, a moment ago: it is not hashed again.
+    pub(crate) is_hashed: bool,
+}
+
+impl Published {
+    /// How pieces are judged when they have been read; `None` takes them as they are.
+    ///
+    /// # Errors
+    /// If the manifest does not have one hash for each.
+    pub(crate) fn verify(&self) -> Result<Option<PieceHashes>> {
+        if self.is_hashed {
+            return Ok(None);
+        }
+        let Manifest {
+            geometry, pieces, ..
+        } = &*self.manifest;
+        let verify = PieceHashes::new(*geometry, pieces.clone());
+        let lacks = || Error::text(Kind::Integrity, "The manifest lacks hashes of pieces");
+        verify.ok_or_else(lacks).map(Some)
+    }
 }
 
 /// Who may ask.

@@ -18,11 +18,13 @@ use super::error::{Error, Kind, OrKind as _, Result};
 use crate::base::event::{Event, Events};
 use crate::base::units::format_bytes;
 use crate::base::{Bitmap, PieceIndex};
-use crate::image::hash::piece_value;
+use crate::image::hash::piece_hasher;
 use crate::image::{Geometry, Hash, Manifest};
 
 /// Threads that hash at most.
 const HASHERS_MAX: usize = 16;
+/// Bytes that are read and hashed at a time.
+const HASH_STEP: usize = 128 << 10;
 
 /// The pieces of one bundle on this node's disk.
 #[derive(Debug)]
@@ -167,15 +169,13 @@ impl PieceStore {
             .sum();
         let done = AtomicU64::new(0);
         let check = |piece: PieceIndex, buffer: &mut Vec<u8>| -> io::Result<bool> {
-            buffer.resize(geometry.len(piece), 0);
-            self.file.read_exact_at(buffer, geometry.offset(piece))?;
-            let right = piece_value(geometry, piece, buffer) == values[piece.as_usize()];
-            let bytes_done = done.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            let value = value_on_disk(&self.file, geometry, piece, buffer)?;
+            let len = geometry.len(piece) as u64;
             events.raise(Event::Progress {
-                bytes_done: bytes_done + buffer.len() as u64,
+                bytes_done: done.fetch_add(len, Ordering::Relaxed) + len,
                 bytes_total: total,
             });
-            Ok(right)
+            Ok(value == values[piece.as_usize()])
         };
         let found = on_all_cores(candidates, check).or_kind(Kind::Storage)?;
         let mut have = Bitmap::new(values.len());
@@ -296,6 +296,24 @@ fn on_all_cores(
     })
 }
 
+/// Hashes a piece where it is on disk, in steps that a core's cache holds.
+fn value_on_disk(
+    file: &File,
+    geometry: Geometry,
+    piece: PieceIndex,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Hash> {
+    buffer.resize(HASH_STEP, 0);
+    let mut hasher = piece_hasher(geometry, piece);
+    let (start, len) = (geometry.offset(piece), geometry.len(piece));
+    for at in (0..len).step_by(HASH_STEP) {
+        let step = &mut buffer[..HASH_STEP.min(len - at)];
+        file.read_exact_at(step, start + at as u64)?;
+        hasher.update(step);
+    }
+    Ok(hasher.finish())
+}
+
 /// How many threads hash.
 pub(crate) fn hashers() -> usize {
     std::thread::available_parallelism().map_or(1, |count| count.get().min(HASHERS_MAX))
@@ -315,13 +333,11 @@ pub(crate) fn hash_pieces(
         pieces.iter().map(|_| std::sync::OnceLock::new()).collect();
     let done = AtomicU64::new(0);
     on_all_cores(&pieces, |piece, buffer| {
-        buffer.resize(geometry.len(piece), 0);
-        file.read_exact_at(buffer, geometry.offset(piece))?;
-        let value = piece_value(geometry, piece, buffer);
+        let value = value_on_disk(file, geometry, piece, buffer)?;
         values[piece.as_usize()].get_or_init(|| value);
-        let bytes_done = done.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        let len = geometry.len(piece) as u64;
         events.raise(Event::Progress {
-            bytes_done: bytes_done + buffer.len() as u64,
+            bytes_done: done.fetch_add(len, Ordering::Relaxed) + len,
             bytes_total: geometry.bundle_size(),
         });
         Ok(true)

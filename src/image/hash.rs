@@ -91,10 +91,14 @@ pub fn chunk_value(file_size: u64, offset: u64, bytes: &[u8]) -> Hash {
 /// Hashes a piece of a bundle.
 #[must_use]
 pub fn piece_value(geometry: Geometry, piece: PieceIndex, bytes: &[u8]) -> Hash {
+    piece_hasher(geometry, piece).update(bytes).finish()
+}
+
+/// Hashes a piece of a bundle that comes in steps.
+#[must_use]
+pub fn piece_hasher(geometry: Geometry, piece: PieceIndex) -> PartHasher {
     let part_size = geometry.piece_size() as u64;
     PartHasher::new(geometry.bundle_size(), part_size, geometry.offset(piece))
-        .update(bytes)
-        .finish()
 }
 
 /// Hashes a whole that comes in order and whose size shows only at its end: gives the value of

@@ -44,6 +44,7 @@ fn head() -> Head {
         manifest: Arc::new(manifest),
         sealed: sealed.into(),
         bundle: Arc::new(file),
+        is_hashed: true,
     }));
     let hub = Arc::new(Hub::new(
         catalog,

@@ -194,8 +194,8 @@ impl<'a> Job<'a> {
             }
             Heard::Poisoned { piece, abandoned } => {
                 self.work.events.warn(format!(
-                    "{piece} decoded to wrong bytes and was discarded: somebody who holds the \
-                     group key sends false symbols"
+                    "{piece} decoded to wrong bytes and was discarded: the file has changed on the \
+                     head, or somebody who holds the group key sends false symbols"
                 ));
                 self.abandon(piece, abandoned);
             }
