@@ -49,5 +49,8 @@ pub const SEND_PATIENCE: Duration = Duration::from_secs(1);
 pub const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest sleep of a driver, so that a lost wake-up cannot hold it for ever.
 pub const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How long a driver whose staging slots are all on their way sleeps at least, unless something
+/// happens: its machine may want to send at once, and cannot.
+pub const BLOCKED_SLEEP_MIN: Duration = Duration::from_millis(1);
 /// How much later than asked the kernel may wake a driver, to save wake-ups.
 pub const TIMER_SLACK_NANOS: u64 = 1_000;

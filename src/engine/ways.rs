@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `gso` | SENDMSG per burst, all of a turn in one entry | `sendmsg` per burst |
 //! | `sendmmsg` | SENDMSG per datagram, all of a turn in few entries | `sendmmsg` per burst |
-//! | `send` | SENDMSG per datagram, one of each burst in one entry | `sendmsg` per datagram |
+//! | `send` | SENDMSG per datagram, one in an entry | `sendmsg` per datagram |
 //!
 //! | receive | ring | plain |
 //! |---|---|---|

@@ -119,6 +119,11 @@ impl Burst {
         &mut self.message
     }
 
+    /// Whether something is left beyond what the message was aimed at.
+    pub(super) fn has_more(&self) -> bool {
+        self.done + self.part.len < self.transmit.len
+    }
+
     /// The message as it was aimed last.
     pub(crate) fn message(&self) -> &OutMessage {
         &self.message

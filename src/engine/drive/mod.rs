@@ -34,8 +34,8 @@ use self::plain::Plain;
 use self::uring::Uring;
 use super::error::{Error, ErrorKind, Result};
 use super::limits::{
-    CHANNELS_MAX, COMMANDS_PER_TURN, FINISH_PATIENCE, INPUTS_PER_TURN, OUTPUTS_PER_TURN,
-    SEGMENTS_MAX, SENDS_PER_TURN, SLEEP_MAX, TIMER_SLACK_NANOS,
+    BLOCKED_SLEEP_MIN, CHANNELS_MAX, COMMANDS_PER_TURN, FINISH_PATIENCE, INPUTS_PER_TURN,
+    OUTPUTS_PER_TURN, SEGMENTS_MAX, SENDS_PER_TURN, SLEEP_MAX, TIMER_SLACK_NANOS,
 };
 use super::mailbox::Commands;
 use super::net::Socket;
@@ -169,9 +169,14 @@ impl Driver {
             let patience = if commands.waiting() || turn.is_spent() {
                 Duration::ZERO
             } else {
+                let least = if turn.is_blocked {
+                    BLOCKED_SLEEP_MIN
+                } else {
+                    Duration::ZERO
+                };
                 machine
                     .poll_timeout()
-                    .map_or(SLEEP_MAX, |at| (at - self.now()).min(SLEEP_MAX))
+                    .map_or(SLEEP_MAX, |at| (at - self.now()).clamp(least, SLEEP_MAX))
             };
             self.io.wait(patience)?;
             for _ in 0..INPUTS_PER_TURN {
@@ -221,7 +226,9 @@ impl Driver {
         on_event: &mut impl FnMut(M::Event) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         while turn.sends > 0 {
-            let Some(slot) = self.io.slot() else {
+            let slot = self.io.slot();
+            turn.is_blocked = slot.is_none();
+            let Some(slot) = slot else {
                 break;
             };
             let slot_len = slot.len();
@@ -272,6 +279,8 @@ impl fmt::Debug for Driver {
 struct Turn {
     sends: usize,
     outputs: usize,
+    /// Whether no staging slot is free.
+    is_blocked: bool,
 }
 
 impl Default for Turn {
@@ -279,6 +288,7 @@ impl Default for Turn {
         Self {
             sends: SENDS_PER_TURN,
             outputs: OUTPUTS_PER_TURN,
+            is_blocked: false,
         }
     }
 }

@@ -30,8 +30,10 @@ pub(super) struct Uring {
     staging: Arena,
     /// Free staging slots.
     slots: Vec<OutMessage>,
-    /// Bursts for the next entry.
-    outbox: Vec<Burst>,
+    /// Bursts for the next entry, in order.
+    outbox: VecDeque<Burst>,
+    /// The kernel has a part of a burst whose rest waits; others wait too, to keep the order.
+    in_parts: bool,
     /// How many bursts the kernel has.
     sends_in_flight: usize,
     /// Sockets without a standing order to receive.
@@ -64,7 +66,8 @@ impl Uring {
             wake: None,
             staging: Arena::new(SEND_SLOT_BYTES, SEND_SLOTS)?,
             slots: Vec::with_capacity(SEND_SLOTS),
-            outbox: Vec::with_capacity(SEND_SLOTS),
+            outbox: VecDeque::with_capacity(SEND_SLOTS),
+            in_parts: false,
             sends_in_flight: 0,
             deaf: Vec::new(),
             wake_due: false,
@@ -93,11 +96,14 @@ impl Uring {
     }
 
     fn push_transfers(&mut self) -> Result<()> {
-        self.sent |= !self.outbox.is_empty();
-        for mut burst in self.outbox.drain(..) {
+        while !self.in_parts
+            && let Some(mut burst) = self.outbox.pop_front()
+        {
             let channel = burst.transmit().channel;
             self.channels.aim(&mut burst);
+            self.in_parts = burst.has_more();
             self.sends_in_flight += 1;
+            self.sent = true;
             self.ring.send(self.channels.fd(channel), burst)?;
         }
         while self.disk_in_flight < DISK_IN_FLIGHT_MAX {
@@ -124,11 +130,15 @@ impl Uring {
             match completion {
                 Completion::Sent(mut burst, verdict) => {
                     self.sends_in_flight -= 1;
+                    let in_parts = burst.has_more();
+                    self.in_parts &= !in_parts;
                     self.channels.sent(&mut burst, &verdict);
                     if burst.is_done() {
                         self.slots.push(burst.into_message());
+                    } else if in_parts {
+                        self.outbox.push_front(burst);
                     } else {
-                        self.outbox.push(burst);
+                        self.outbox.push_back(burst);
                     }
                 }
                 Completion::Disk(run, result) => {
@@ -208,7 +218,7 @@ impl Io for Uring {
 
     fn send(&mut self, transmit: Transmit) {
         let message = self.slots.pop().expect("the loop got the slot just now");
-        self.outbox.push(Burst::new(message, transmit));
+        self.outbox.push_back(Burst::new(message, transmit));
     }
 
     fn disk(&mut self, op: DiskOp) {

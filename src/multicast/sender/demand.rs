@@ -168,6 +168,11 @@ impl Demand {
         }
     }
 
+    /// Whether pieces wait to be sent whole.
+    pub(super) fn has_whole(&self) -> bool {
+        self.whole.next(0, true).is_some()
+    }
+
     /// Whether the next whole piece comes before the next patient repair.
     pub(super) fn is_whole_next(&mut self, now: Time) -> bool {
         self.fresh > 0 || self.next_repair(Urgency::Patient, now).is_none()

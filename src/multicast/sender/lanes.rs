@@ -137,6 +137,9 @@ impl<C: Code> Lanes<C> {
             return None;
         }
         if demand.is_whole_next(now) {
+            if !demand.has_whole() {
+                return None;
+            }
             let block = self.blocks.take()?;
             let piece = demand.take_whole()?;
             return Some(self.read(piece, Task::Whole, 0, block));

@@ -287,6 +287,17 @@ fn a_device_that_fills_up_in_the_middle_of_a_write_is_full() {
     assert!(unmounted.unwrap().success());
 }
 
+/// A link of 800 Mbit/s, much slower than this machine.
+fn slow_link() -> Interface {
+    ip(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
+    ip(&["link", "set", "two", "up"]);
+    ip(&["link", "set", "one", "up"]);
+    let slow = "qdisc add dev one root tbf rate 800mbit burst 128k limit 100m";
+    let status = Command::new("tc").args(slow.split(' ')).status();
+    assert!(status.expect("iproute2 is installed").success());
+    Interface::find("one").unwrap()
+}
+
 #[test]
 fn a_socket_that_is_full_holds_up_its_sends_and_nothing_else() {
     if !in_namespace(
@@ -295,13 +306,7 @@ fn a_socket_that_is_full_holds_up_its_sends_and_nothing_else() {
     ) {
         return;
     }
-    ip(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
-    ip(&["link", "set", "two", "up"]);
-    ip(&["link", "set", "one", "up"]);
-    let slow = "qdisc add dev one root tbf rate 800mbit burst 128k limit 100m";
-    let status = Command::new("tc").args(slow.split(' ')).status();
-    assert!(status.expect("iproute2 is installed").success());
-    let link = Interface::find("one").unwrap();
+    let link = slow_link();
     // How it receives makes no difference here.
     for ways in every_way().filter(|ways| ways.receive == Way::Coalesced) {
         let any = "0.0.0.0:0".parse().unwrap();
@@ -331,6 +336,48 @@ fn a_socket_that_is_full_holds_up_its_sends_and_nothing_else() {
         });
         assert_eq!(counters.get(Counter::PacketsUnsent), 0);
         assert!(unfinished > 10, "the driver was held up: {unfinished}");
+    }
+}
+
+#[test]
+fn a_driver_that_cannot_send_sleeps_until_it_can() {
+    if !in_namespace("a_driver_that_cannot_send_sleeps_until_it_can", 65_536) {
+        return;
+    }
+    let link = slow_link();
+    for ways in every_way().filter(|ways| ways.receive == Way::Coalesced) {
+        let any = "0.0.0.0:0".parse().unwrap();
+        let sockets = vec![Socket::multicast_sender(any, &link, 1).unwrap()];
+        let mut stage = stage(ways, sockets, vec![], None);
+        // It wants to send at once, always.
+        let mut puppet = Puppet {
+            flood: Some(Send {
+                channel: Channel(0),
+                to: "239.1.2.3:4000".parse().unwrap(),
+                bytes: pattern(44 * 1456),
+                segment_size: 1456,
+            }),
+            tick: Some(Duration::ZERO),
+            alarm: Some(Time::ZERO),
+            ..Puppet::default()
+        };
+        let counters = Arc::clone(&stage.counters);
+        let mut alarms = 0;
+        stage.play(&mut puppet, |event| {
+            assert!(matches!(event, Seen::Alarm(_)), "{event:?}");
+            alarms += 1;
+            if counters.get(Counter::PacketsOut) < 400 * 44 {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        // One by one, each datagram is a reason to wake up.
+        let reasons = counters.get(Counter::KernelEntriesOut);
+        assert!(
+            alarms < 2 * reasons + 2000,
+            "{ways}: {alarms} for {reasons}"
+        );
     }
 }
 
