@@ -382,6 +382,35 @@ fn a_flood_starves_neither_what_comes_in_nor_orders() {
 }
 
 #[test]
+fn at_full_speed_an_entry_into_the_kernel_carries_many_packets() {
+    for ways in BOTH {
+        let (from, to) = (loopback(), loopback());
+        let mut puppet = Puppet {
+            flood: Some(Send {
+                channel: Channel(0),
+                to: to.local(),
+                bytes: pattern(44 * 1456),
+                segment_size: 1456,
+            }),
+            ..Puppet::default()
+        };
+        let mut stage = stage(ways, vec![from, to], vec![], None);
+        let counters = Arc::clone(&stage.counters);
+        let count = |counter| counters.get(counter);
+        stage.play(&mut puppet, |_| {
+            if count(Counter::PacketsIn) < 2000 * 44 {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        let out = count(Counter::PacketsOut) / count(Counter::KernelEntriesOut);
+        let into = count(Counter::PacketsIn) / count(Counter::KernelEntriesIn);
+        assert!(out >= 40 && into >= 32, "{ways}: {out} out, {into} in");
+    }
+}
+
+#[test]
 fn stop_ends_a_run_whatever_the_machine_does() {
     for ways in BOTH {
         let (_sink, nowhere) = plain_sender();
