@@ -69,6 +69,7 @@ fn bench(c: &mut Criterion) {
     group.throughput(Throughput::Bytes((BURSTS * BURST) as u64));
     group.sample_size(20);
     for words in [
+        "ring,zc,gro",
         "ring,gso,gro",
         "plain,gso,gro",
         "ring,sendmmsg,recvmmsg",

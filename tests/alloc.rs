@@ -240,7 +240,8 @@ macro_rules! ways {
 }
 
 ways! {
-    ring_coalesced: "ring";
+    ring_zero_copy: "ring,zc";
+    ring_coalesced: "ring,gso";
     ring_batched: "ring,sendmmsg,recvmmsg";
     ring_single: "ring,send,recv";
     plain_coalesced: "plain";

@@ -6,6 +6,13 @@ use std::time::Duration;
 pub const SEND_SLOT_BYTES: usize = 64 * 1024;
 /// Staging slots of a driver, which is also how many sends may be in flight.
 pub const SEND_SLOTS: usize = 16;
+/// The shortest burst that is sent from where it is: for less, a copy costs less.
+pub const ZERO_COPY_BYTES_MIN: usize = 16 * 1024;
+/// Slots that sends without a copy may hold at a time. A card may keep them until something else is
+/// sent, which the other slots are for.
+pub const ZERO_COPIES_MAX: usize = SEND_SLOTS * 3 / 4;
+/// Sends in a row that the kernel copied after all, after which a socket asks for copies.
+pub const COPIES_MAX: u32 = 8;
 /// The longest UDP payload, and so the most that one coalesced send can carry.
 pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// The most datagrams that the kernel takes in one coalesced send.

@@ -92,6 +92,16 @@ impl Arena {
     }
 }
 
+impl Arena {
+    /// The address and length of all blocks as one region.
+    pub(super) fn whole(&self) -> libc::iovec {
+        libc::iovec {
+            iov_base: self.0.base.as_ptr().cast(),
+            iov_len: self.0.length,
+        }
+    }
+}
+
 impl Blocks for Arena {
     fn take(&mut self) -> Option<Block> {
         let index = self.0.free.pop()?;

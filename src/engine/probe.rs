@@ -80,6 +80,7 @@ pub fn probe(ways: Ways, arena_bytes: usize) -> Result<Capabilities> {
     let orders = Orders {
         standing: true,
         sockets: 1,
+        zero_copy: true,
     };
     let ring = Ring::new(Some(arena.clone()), orders).map_err(|e| in_full(&e));
     let ring = ring.map(|ring| RingFound {
@@ -122,7 +123,7 @@ mod tests {
         let here = probe(Ways::BEST, 4 << 20).unwrap();
         assert!(here.ring.unwrap().standing_receives);
         assert!(here.socket.sendmmsg && here.socket.recvmmsg);
-        assert_eq!(here.used.unwrap().to_string(), "ring,gso,gro");
+        assert_eq!(here.used.unwrap().to_string(), "ring,zc,gro");
         let slow = probe("plain,send,recv".parse().unwrap(), 4 << 20).unwrap();
         assert_eq!(slow.used.unwrap().to_string(), "plain,send,recv");
     }

@@ -4,6 +4,7 @@
 //!
 //! | send | ring | plain |
 //! |---|---|---|
+//! | `zc` | SENDMSG_ZC per burst, from registered staging slots | - |
 //! | `gso` | SENDMSG per burst, all of a turn in one entry | `sendmsg` per burst |
 //! | `sendmmsg` | SENDMSG per datagram, all of a turn in few entries | `sendmmsg` per burst |
 //! | `send` | SENDMSG per datagram, one in an entry | `sendmsg` per datagram |
@@ -50,13 +51,15 @@ pub enum Way {
     Batched,
     /// Several as one message (GSO, GRO).
     Coalesced,
+    /// The same, and the card reads them where they are; only for sends.
+    ZeroCopy,
 }
 
 impl Ways {
     /// Everything that the kernel has.
     pub const BEST: Self = Self {
         backend: Backend::Auto,
-        send: Way::Coalesced,
+        send: Way::ZeroCopy,
         receive: Way::Coalesced,
     };
 
@@ -78,6 +81,7 @@ impl Way {
     #[must_use]
     pub const fn slower(self) -> Self {
         match self {
+            Self::ZeroCopy => Self::Coalesced,
             Self::Coalesced => Self::Batched,
             Self::Batched | Self::Single => Self::Single,
         }
@@ -90,6 +94,7 @@ impl Way {
             Self::Single => "send",
             Self::Batched => "sendmmsg",
             Self::Coalesced => "gso",
+            Self::ZeroCopy => "zc",
         }
     }
 
@@ -99,7 +104,7 @@ impl Way {
         match self {
             Self::Single => "recv",
             Self::Batched => "recvmmsg",
-            Self::Coalesced => "gro",
+            Self::Coalesced | Self::ZeroCopy => "gro",
         }
     }
 }
@@ -119,7 +124,7 @@ impl fmt::Display for Ways {
 /// The words are no ways.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is none of auto, ring, plain; gso, sendmmsg, send; gro, recvmmsg, recv, with commas \
+    "`{0}` is none of auto, ring, plain; zc, gso, sendmmsg, send; gro, recvmmsg, recv, with commas \
      between"
 )]
 pub struct UnknownWay(String);
@@ -135,6 +140,7 @@ impl FromStr for Ways {
                 "auto" => ways.backend = Backend::Auto,
                 "ring" => ways.backend = Backend::Ring,
                 "plain" => ways.backend = Backend::Plain,
+                "zc" => ways.send = Way::ZeroCopy,
                 "gso" => ways.send = Way::Coalesced,
                 "sendmmsg" => ways.send = Way::Batched,
                 "send" => ways.send = Way::Single,
@@ -155,7 +161,7 @@ mod tests {
     #[test]
     fn every_combination_is_read_back_from_its_words() {
         for backend in [Backend::Auto, Backend::Ring, Backend::Plain] {
-            for send in [Way::Single, Way::Batched, Way::Coalesced] {
+            for send in [Way::Single, Way::Batched, Way::Coalesced, Way::ZeroCopy] {
                 for receive in [Way::Single, Way::Batched, Way::Coalesced] {
                     let ways = Ways {
                         backend,

@@ -1,5 +1,6 @@
 //! One `Transmit` on its way: as one message where the kernel coalesces, else as one per datagram.
 
+use crate::engine::limits::ZERO_COPY_BYTES_MIN;
 use crate::engine::net::sys::OutMessage;
 use crate::engine::ways::Way;
 use crate::machine::Transmit;
@@ -32,6 +33,8 @@ pub(crate) struct Verdict {
     pub(crate) refused: usize,
     /// Why the last of these is not.
     pub(crate) errno: i32,
+    /// Whether the kernel was to copy nothing, and had to.
+    pub(crate) copied: bool,
 }
 
 impl Verdict {
@@ -60,12 +63,12 @@ pub(super) struct Judged {
 
 impl Burst {
     /// Takes a filled slot.
-    pub(super) fn new(message: OutMessage, transmit: Transmit) -> Self {
+    pub(crate) fn new(message: OutMessage, transmit: Transmit) -> Self {
         Self {
             message,
             transmit,
             done: 0,
-            way: Way::Coalesced,
+            way: Way::ZeroCopy,
             part: Part {
                 len: 0,
                 way: Way::Single,
@@ -87,20 +90,21 @@ impl Burst {
     }
 
     /// Points the message at what goes out next; its socket sends in the given way at most.
-    pub(super) fn aim(&mut self, way: Way) -> &mut OutMessage {
+    pub(crate) fn aim(&mut self, way: Way) -> &mut OutMessage {
         let rest = self.transmit.len - self.done;
         let size = self.transmit.segment_size;
         let segment_size = u16::try_from(size);
         let (to, at) = (self.transmit.to, self.done);
         self.part = match (self.way.min(way), segment_size) {
-            (Way::Coalesced, Ok(segment_size)) if rest > size => {
+            (most @ (Way::Coalesced | Way::ZeroCopy), Ok(segment_size)) if rest > size => {
                 self.message.aim_whole(at..at + rest, to, segment_size);
+                let is_long = rest >= ZERO_COPY_BYTES_MIN;
                 Part {
                     len: rest,
-                    way: Way::Coalesced,
+                    way: if is_long { most } else { Way::Coalesced },
                 }
             }
-            (Way::Coalesced | Way::Batched, _) if rest > size => {
+            (Way::ZeroCopy | Way::Coalesced | Way::Batched, _) if rest > size => {
                 self.message.aim_each(at..at + rest, to, size);
                 Part {
                     len: rest,
@@ -124,6 +128,11 @@ impl Burst {
         self.done + self.part.len < self.transmit.len
     }
 
+    /// Whether the kernel is not to copy what the message was aimed at.
+    pub(crate) fn is_zero_copy(&self) -> bool {
+        self.part.way == Way::ZeroCopy
+    }
+
     /// The message as it was aimed last.
     pub(crate) fn message(&self) -> &OutMessage {
         &self.message
@@ -131,12 +140,14 @@ impl Burst {
 
     /// Whether the way is to blame for a refusal, rather than these datagrams: then all of the part
     /// is sent again, in a slower way.
-    pub(super) fn slow_down(&mut self, verdict: &Verdict) -> bool {
+    pub(crate) fn slow_down(&mut self, verdict: &Verdict) -> bool {
+        let coalesced = matches!(
+            verdict.errno,
+            libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT
+        );
         let to_blame = match self.part.way {
-            Way::Coalesced => matches!(
-                verdict.errno,
-                libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT
-            ),
+            Way::ZeroCopy => coalesced || matches!(verdict.errno, libc::ENOMEM | libc::EFAULT),
+            Way::Coalesced => coalesced,
             Way::Batched => matches!(verdict.errno, libc::ENOSYS | libc::EOPNOTSUPP),
             Way::Single => false,
         };
@@ -152,15 +163,15 @@ impl Burst {
         let size = self.transmit.segment_size;
         let messages = verdict.taken + verdict.refused;
         let len = match self.part.way {
-            Way::Coalesced => self.part.len,
+            Way::ZeroCopy | Way::Coalesced => self.part.len,
             Way::Batched | Way::Single => self.part.len.min(messages * size),
         };
         self.done += len;
         assert!(self.done <= self.transmit.len, "a part is within the burst");
         let packets = len.div_ceil(size);
         let unsent = match self.part.way {
-            Way::Coalesced if verdict.refused > 0 => packets,
-            Way::Coalesced => 0,
+            Way::ZeroCopy | Way::Coalesced if verdict.refused > 0 => packets,
+            Way::ZeroCopy | Way::Coalesced => 0,
             Way::Batched | Way::Single => verdict.refused,
         };
         Judged {
@@ -201,6 +212,7 @@ mod tests {
             taken: 0,
             refused,
             errno,
+            copied: false,
         }
     }
 
@@ -253,6 +265,7 @@ mod tests {
             taken: 2,
             refused: 1,
             errno: libc::EPERM,
+            copied: false,
         };
         let judged = Judged {
             packets: 2,

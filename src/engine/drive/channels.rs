@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::burst::{Burst, Verdict};
 use crate::base::{Counter, Counters};
 use crate::engine::error::Result;
-use crate::engine::limits::SOCKET_RECEIVE_BYTES;
+use crate::engine::limits::{COPIES_MAX, SOCKET_RECEIVE_BYTES};
 use crate::engine::net::Socket;
 use crate::engine::net::sys::{self, Controls, OutMessage};
 use crate::engine::ways::{Way, Ways};
@@ -23,28 +23,37 @@ struct State {
     send: Way,
     receive: Way,
     dropped_total: u32,
+    /// How many of the last sends were copied though they need not have been.
+    copies: u32,
     /// A failed send was logged; more of them are only counted.
     warned: bool,
 }
 
-/// Whether a backend can hand over several messages in one entry into the kernel.
+/// Whether a backend can hand over several messages in one entry into the kernel, and without a
+/// copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) struct Batches {
     pub(in crate::engine) send: bool,
     pub(in crate::engine) receive: bool,
+    pub(in crate::engine) zero_copy: bool,
 }
 
 impl Batches {
-    /// Everything.
+    /// Several both ways.
     pub(super) const BOTH: Self = Self {
         send: true,
         receive: true,
+        zero_copy: false,
     };
 
     /// Asks whether plain system calls can.
     pub(in crate::engine) fn probe(socket: &Socket) -> Self {
         let (send, receive) = sys::batches(socket.as_fd());
-        Self { send, receive }
+        Self {
+            send,
+            receive,
+            ..Self::BOTH
+        }
     }
 }
 
@@ -56,10 +65,12 @@ impl Channels {
         batches: Batches,
         counters: Arc<Counters>,
     ) -> Result<Self> {
+        let zero_copy = batches.zero_copy;
         let best = |most: Way, coalesces: bool, batches: bool| match most {
-            Way::Coalesced if coalesces => Way::Coalesced,
-            Way::Coalesced | Way::Batched if batches => Way::Batched,
-            Way::Coalesced | Way::Batched | Way::Single => Way::Single,
+            Way::ZeroCopy if coalesces && zero_copy => Way::ZeroCopy,
+            Way::ZeroCopy | Way::Coalesced if coalesces => Way::Coalesced,
+            Way::ZeroCopy | Way::Coalesced | Way::Batched if batches => Way::Batched,
+            Way::ZeroCopy | Way::Coalesced | Way::Batched | Way::Single => Way::Single,
         };
         let mut list = Vec::with_capacity(sockets.len());
         for mut socket in sockets {
@@ -71,6 +82,7 @@ impl Channels {
                 receive: best(most.receive, socket.gro(), batches.receive),
                 socket,
                 dropped_total: 0,
+                copies: 0,
                 warned: false,
             });
         }
@@ -103,7 +115,8 @@ impl Channels {
         let mut notes = Vec::new();
         for state in &self.list {
             let local = state.socket.local();
-            if state.send < most.send {
+            // That nothing is sent without a copy is usual.
+            if state.send < most.send.min(Way::Coalesced) {
                 notes.push(format!(
                     "The kernel does not take {} on {local}, {} is used",
                     most.send.send_name(),
@@ -128,9 +141,9 @@ impl Channels {
         notes
     }
 
-    /// Points a burst at what goes out next on its channel.
-    pub(super) fn aim<'a>(&self, burst: &'a mut Burst) -> &'a mut OutMessage {
-        burst.aim(self.state(burst.transmit().channel).send)
+    /// Points a burst at what goes out next on its channel, in the given way at most.
+    pub(super) fn aim<'a>(&self, burst: &'a mut Burst, most: Way) -> &'a mut OutMessage {
+        burst.aim(self.state(burst.transmit().channel).send.min(most))
     }
 
     /// Counts entries into the kernel for sending or receiving.
@@ -152,6 +165,14 @@ impl Channels {
             let way = state.send.send_name();
             tracing::warn!(channel = channel.0, way, "the kernel refuses faster sends");
             self.counters.add(Counter::SendFallbacks, 1);
+        }
+        if burst.is_zero_copy() {
+            state.copies = if verdict.copied { state.copies + 1 } else { 0 };
+            if state.copies == COPIES_MAX {
+                // To hear of each copy costs more than to ask for it.
+                state.send = Way::Coalesced;
+                tracing::debug!(channel = channel.0, "this route copies what is sent");
+            }
         }
         let judged = burst.advance(verdict);
         self.counters

@@ -310,6 +310,7 @@ fn open(setup: Setup) -> Result<(Box<dyn Io>, Backend, Vec<String>)> {
     let orders = Orders {
         standing: setup.ways.receive > Way::Single,
         sockets: setup.sockets.len(),
+        zero_copy: setup.ways.send == Way::ZeroCopy,
     };
     let ring = match setup.ways.backend {
         Backend::Plain => None,
@@ -326,6 +327,7 @@ fn open(setup: Setup) -> Result<(Box<dyn Io>, Backend, Vec<String>)> {
         (Some(ring), _) => Batches {
             send: true,
             receive: ring.orders_stand(),
+            zero_copy: ring.sends_without_copy(),
         },
         (None, Some(socket)) => Batches::probe(socket),
         (None, None) => Batches::BOTH,
@@ -342,7 +344,7 @@ fn open(setup: Setup) -> Result<(Box<dyn Io>, Backend, Vec<String>)> {
             "The memory of blocks is not registered with the ring ({e}); raise RLIMIT_MEMLOCK"
         ));
     }
-    let uring = Uring::new(ring, channels, setup.files)?;
+    let uring = Uring::new(ring, channels, setup.files);
     Ok((Box::new(uring), Backend::Ring, notes))
 }
 

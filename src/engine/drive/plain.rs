@@ -24,6 +24,7 @@ use crate::engine::limits::{
 use crate::engine::mailbox;
 use crate::engine::net::sys::{self, InMessages, OutMessage};
 use crate::engine::pool::Arena;
+use crate::engine::ways::Way;
 use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, Transmit};
 
 pub(super) struct Plain {
@@ -76,7 +77,7 @@ impl Plain {
         while !burst.is_done() {
             let result = self
                 .channels
-                .aim(&mut burst)
+                .aim(&mut burst, Way::Coalesced)
                 .send(self.channels.fd(channel));
             self.channels.entered(Counter::KernelEntriesOut, 1);
             let mut verdict = Verdict::default();

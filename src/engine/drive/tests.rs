@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::base::Counter;
 use crate::engine::Mailbox;
+use crate::engine::limits::COPIES_MAX;
 use crate::engine::mailbox::mailbox;
 use crate::machine::Channel;
 
@@ -119,8 +120,11 @@ impl Machine for Puppet {
 /// Every way to ask the kernel.
 fn every_way() -> impl Iterator<Item = Ways> {
     const EACH: [Way; 3] = [Way::Coalesced, Way::Batched, Way::Single];
+    const SENDS: [Way; 4] = [Way::ZeroCopy, EACH[0], EACH[1], EACH[2]];
     BOTH.into_iter().flat_map(|best| {
-        EACH.into_iter().flat_map(move |send| {
+        // Only the ring has the first.
+        let first = usize::from(best.backend == Backend::Plain);
+        SENDS[first..].iter().flat_map(move |&send| {
             EACH.into_iter().map(move |receive| Ways {
                 send,
                 receive,
@@ -533,4 +537,34 @@ fn the_longest_burst_is_one_send() {
 #[should_panic(expected = "a burst is within the kernel's limit")]
 fn a_longer_burst_is_stopped() {
     burst_of(SEGMENTS_MAX + 1);
+}
+
+#[test]
+fn a_route_that_copies_is_no_longer_asked_not_to() {
+    let sink = loopback();
+    let to = sink.local();
+    let mut stage = stage(BOTH[0], vec![loopback(), sink], vec![], None);
+    let send = Send {
+        channel: Channel(0),
+        to,
+        bytes: pattern(44 * 1456),
+        segment_size: 1456,
+    };
+    let (mut before, mut bytes) = (0, 0);
+    while stage.driver.ways().send == Way::ZeroCopy {
+        let mut puppet = Puppet::default();
+        puppet.sends.push_back(send.clone());
+        before += 1;
+        bytes += send.bytes.len();
+        stage.play(&mut puppet, |event| {
+            let Seen::Datagrams { bytes: got, .. } = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!(got, send.bytes);
+            ControlFlow::Break(())
+        });
+    }
+    assert_eq!(before, COPIES_MAX);
+    assert_eq!(stage.counters.get(Counter::BytesOut), bytes as u64);
+    assert_eq!(stage.counters.get(Counter::SendFallbacks), 0);
 }

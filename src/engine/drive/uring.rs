@@ -13,12 +13,13 @@ use crate::base::{Blocks, Counter};
 use crate::engine::disk::{Run, Step};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::limits::{
-    DATAGRAM_BYTES_MAX, DISK_IN_FLIGHT_MAX, RECEIVE_FAILURES_MAX, SEND_SLOT_BYTES, SEND_SLOTS,
+    DATAGRAM_BYTES_MAX, DISK_IN_FLIGHT_MAX, RECEIVE_FAILURES_MAX, SEND_SLOTS, ZERO_COPIES_MAX,
 };
 use crate::engine::mailbox;
 use crate::engine::net::sys::OutMessage;
 use crate::engine::pool::Arena;
 use crate::engine::ring::{Buffer, Completion, Ring};
+use crate::engine::ways::Way;
 use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, Transmit};
 
 pub(super) struct Uring {
@@ -58,13 +59,13 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    pub(super) fn new(ring: Ring, channels: Channels, files: Vec<File>) -> Result<Self> {
-        Ok(Self {
+    pub(super) fn new(ring: Ring, channels: Channels, files: Vec<File>) -> Self {
+        Self {
+            staging: ring.staging().clone(),
             ring,
             channels,
             files,
             wake: None,
-            staging: Arena::new(SEND_SLOT_BYTES, SEND_SLOTS)?,
             slots: Vec::with_capacity(SEND_SLOTS),
             outbox: VecDeque::with_capacity(SEND_SLOTS),
             in_parts: false,
@@ -79,7 +80,7 @@ impl Uring {
             received: false,
             entries: 0,
             receive_failures: 0,
-        })
+        }
     }
 
     /// Hands the kernel everything that is ready for it.
@@ -100,7 +101,12 @@ impl Uring {
             && let Some(mut burst) = self.outbox.pop_front()
         {
             let channel = burst.transmit().channel;
-            self.channels.aim(&mut burst);
+            let most = if self.sends_in_flight < ZERO_COPIES_MAX {
+                Way::ZeroCopy
+            } else {
+                Way::Coalesced
+            };
+            self.channels.aim(&mut burst, most);
             self.in_parts = burst.has_more();
             self.sends_in_flight += 1;
             self.sent = true;

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod buffers;
+mod registered;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 use self::buffers::ReceiveBuffers;
 pub(super) use self::buffers::{Buffer, Message};
+use self::registered::{COPIED, Registered, send_entry};
 use super::disk::Run;
 use super::drive::burst::{Burst, Verdict};
 use super::error::{Error, ErrorKind, Result};
@@ -37,13 +39,10 @@ pub(super) struct Ring {
     uring: IoUring,
     flights: Flights,
     buffers: ReceiveBuffers,
-    /// The arena whose blocks the kernel knows by index.
-    registered: Option<Arena>,
+    registered: Registered,
     mode: Mode,
     /// How often the kernel was entered.
     entries: u64,
-    /// Why the arena is not registered, if it was given and is not.
-    unregistered_because: Option<io::Error>,
 }
 
 /// An operation that the kernel has, with the memory that it may touch.
@@ -53,6 +52,8 @@ pub(super) enum Flight {
         burst: Burst,
         left: usize,
         verdict: Verdict,
+        /// What it said about a message that it still reads.
+        said: Option<std::result::Result<usize, i32>>,
     },
     /// A read or write.
     Disk(Run),
@@ -110,6 +111,8 @@ pub(super) struct Orders {
     pub(super) standing: bool,
     /// How many sockets there are.
     pub(super) sockets: usize,
+    /// Whether staging slots may be registered to be sent from, if the kernel has that (Linux 6.15).
+    pub(super) zero_copy: bool,
 }
 
 impl Ring {
@@ -120,7 +123,8 @@ impl Ring {
     /// which.
     pub(super) fn new(arena: Option<Arena>, orders: Orders) -> Result<Self> {
         let (uring, mode) = build().map_err(|e| ring_error("Cannot set up an io_uring", e))?;
-        let standing = check(&uring)? && orders.standing;
+        let found = check(&uring)?;
+        let standing = found.standing && orders.standing;
         let buffers = if standing {
             ReceiveBuffers::register(&uring.submitter())?
         } else {
@@ -130,14 +134,13 @@ impl Ring {
             uring,
             flights: Flights::default(),
             buffers,
-            registered: None,
+            registered: Registered::new()?,
             mode,
             entries: 0,
-            unregistered_because: None,
         };
-        if let Some(arena) = arena {
-            ring.register(arena);
-        }
+        let slots = found.zero_copy && orders.zero_copy;
+        let submitter = ring.uring.submitter();
+        ring.registered.register(&submitter, arena, slots);
         Ok(ring)
     }
 
@@ -148,12 +151,22 @@ impl Ring {
 
     /// Why the arena is not registered, if it was given and is not.
     pub(super) fn unregistered_because(&self) -> Option<&io::Error> {
-        self.unregistered_because.as_ref()
+        self.registered.refused_because.as_ref()
     }
 
     /// Whether one order to receive serves many messages.
     pub(super) fn orders_stand(&self) -> bool {
         self.buffers.are_registered()
+    }
+
+    /// Where staging slots come from.
+    pub(super) fn staging(&self) -> &Arena {
+        &self.registered.staging
+    }
+
+    /// Whether messages in staging slots may be sent without a copy.
+    pub(super) fn sends_without_copy(&self) -> bool {
+        self.registered.has_staging
     }
 
     /// What the kernel's ring has that is of use here, in the kernel's words.
@@ -181,16 +194,6 @@ impl Ring {
         self.flights.count
     }
 
-    fn register(&mut self, arena: Arena) {
-        let regions: Vec<libc::iovec> = arena.regions().collect();
-        // SAFETY: the regions are the arena's mapping, which `self.registered` keeps mapped for
-        // longer than the ring has them registered (see Drop).
-        match unsafe { self.uring.submitter().register_buffers(&regions) } {
-            Ok(()) => self.registered = Some(arena),
-            Err(e) => self.unregistered_because = Some(e),
-        }
-    }
-
     /// Sends what the burst was aimed at.
     pub(super) fn send(&mut self, fd: BorrowedFd<'_>, burst: Burst) -> Result<()> {
         let left = burst.message().headers().len();
@@ -198,6 +201,7 @@ impl Ring {
             burst,
             left,
             verdict: Verdict::default(),
+            said: None,
         });
         for number in 0..left {
             let pushed = self.push(index, |flight, _| {
@@ -206,7 +210,7 @@ impl Ring {
                 };
                 let header = burst.message().headers().nth(number);
                 let header = header.expect("a burst has as many messages as it says");
-                opcode::SendMsg::new(raw(fd), header).build()
+                send_entry(raw(fd), header, burst.is_zero_copy())
             });
             if let Err(e) = pushed {
                 // The kernel never sees the rest; what it has ends the flight.
@@ -215,6 +219,21 @@ impl Ring {
             }
         }
         Ok(())
+    }
+
+    /// Takes what the kernel says about a message: how it went, and that it is no longer read.
+    fn judge_send(&mut self, index: u64, entry: &cqueue::Entry) -> Option<Completion> {
+        let Flight::Send { said, verdict, .. } = self.flights.get_mut(index) else {
+            unreachable!("the caller has seen that it is a send")
+        };
+        if cqueue::more(entry.flags()) {
+            *said = Some(result(entry));
+            return None;
+        }
+        let is_over = cqueue::notif(entry.flags());
+        verdict.copied = is_over && entry.result().cast_unsigned() & COPIED != 0;
+        let before = said.take().filter(|_| is_over);
+        self.end_sends(index, 1, before.unwrap_or_else(|| result(entry)))
     }
 
     /// Takes the end of some messages of a burst; gives the burst with the last.
@@ -272,7 +291,7 @@ impl Ring {
     fn launch(
         &mut self,
         flight: Flight,
-        entry: impl FnOnce(&mut Flight, Option<&Arena>) -> squeue::Entry,
+        entry: impl FnOnce(&mut Flight, &Registered) -> squeue::Entry,
     ) -> Result<()> {
         let index = self.flights.insert(flight);
         self.push(index, entry).inspect_err(|_| {
@@ -285,13 +304,13 @@ impl Ring {
     fn push(
         &mut self,
         index: u64,
-        entry: impl FnOnce(&mut Flight, Option<&Arena>) -> squeue::Entry,
+        entry: impl FnOnce(&mut Flight, &Registered) -> squeue::Entry,
     ) -> Result<()> {
         if self.uring.submission().is_full() {
             self.enter(Duration::ZERO)?;
         }
         let flight = self.flights.get_mut(index);
-        let entry = entry(flight, self.registered.as_ref()).user_data(index);
+        let entry = entry(flight, &self.registered).user_data(index);
         // SAFETY: the memory that the entry names belongs to the flight in the table (messages, or
         // a block), to `self.buffers` or to nothing; all of these stay where they are until the
         // last completion (this module's invariant, kept by `complete` and `drop`).
@@ -342,7 +361,7 @@ impl Ring {
                 let channel = *channel;
                 return Some(self.judge_receive(index, channel, entry));
             }
-            Flight::Send { .. } => return self.end_sends(index, 1, result(entry)),
+            Flight::Send { .. } => return self.judge_send(index, entry),
             Flight::Disk(_) | Flight::Wake | Flight::Cancel => {}
         }
         match self.flights.remove(index) {
@@ -433,7 +452,7 @@ impl Drop for Ring {
         );
         std::mem::forget(std::mem::take(&mut self.flights));
         self.buffers.park();
-        std::mem::forget(self.registered.take());
+        self.registered.park();
     }
 }
 
@@ -449,9 +468,9 @@ fn ring_error(context: &str, source: io::Error) -> Error {
     Error::os(ErrorKind::Ring, context, source)
 }
 
-fn disk_entry(fd: Fd, run: &mut Run, registered: Option<&Arena>) -> squeue::Entry {
+fn disk_entry(fd: Fd, run: &mut Run, registered: &Registered) -> squeue::Entry {
     let offset = run.offset();
-    let index = registered.and_then(|arena| arena.index_of(&run.op.block));
+    let index = registered.index_of(&run.op.block);
     let rest = run.rest();
     let bytes = &mut run.op.block[rest];
     // A longer rest follows when this part is done.
@@ -494,9 +513,8 @@ fn build() -> io::Result<(IoUring, Mode)> {
     Err(last)
 }
 
-/// Checks that the kernel has every operation that this module needs; tells whether one order to
-/// receive can serve many messages.
-fn check(uring: &IoUring) -> Result<bool> {
+/// Checks that the kernel has every operation that is needed here; tells what else it has.
+fn check(uring: &IoUring) -> Result<Found> {
     let mut probe = Probe::new();
     uring
         .submitter()
@@ -525,8 +543,19 @@ fn check(uring: &IoUring) -> Result<bool> {
         );
         return Err(Error::new(ErrorKind::Ring, context));
     }
-    // Multishot RECVMSG has no mark of its own; it came with the same kernel as this one.
-    Ok(probe.is_supported(opcode::SendZc::CODE))
+    // Neither has a mark of its own; each came with the kernel that had this one first.
+    Ok(Found {
+        standing: probe.is_supported(opcode::SendZc::CODE),
+        zero_copy: probe.is_supported(opcode::ReadvFixed::CODE),
+    })
+}
+
+/// What a kernel has that not all have.
+struct Found {
+    /// Whether one order to receive can serve many messages.
+    standing: bool,
+    /// Whether messages can be sent from registered memory.
+    zero_copy: bool,
 }
 
 /// The table of what is in flight.

@@ -1,15 +1,21 @@
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::*;
 use crate::base::Blocks;
 use crate::engine::disk::Step;
+use crate::engine::limits::SEND_SLOTS;
 use crate::engine::net::Socket;
-use crate::machine::{DiskOp, FileId};
+use crate::engine::net::sys::OutMessage;
+use crate::engine::pool::BLOCKS_MAX;
+use crate::engine::ways::Way;
+use crate::machine::{DiskOp, FileId, Transmit};
 
 const STANDING: Orders = Orders {
     standing: true,
     sockets: 1,
+    zero_copy: true,
 };
 
 /// Begins a read that cannot end: nobody writes to the pipe.
@@ -127,4 +133,63 @@ fn a_cut_off_message_is_none() {
     for cut in 0..len {
         assert!(ring.message(&buffer, cut).is_none());
     }
+}
+
+fn burst(ring: &Ring, to: SocketAddr) -> Burst {
+    let mut slot = ring.staging().clone().take().unwrap();
+    slot.fill(7);
+    let transmit = Transmit {
+        channel: Channel(0),
+        to,
+        len: 44 * 1400,
+        segment_size: 1400,
+    };
+    Burst::new(OutMessage::new(slot), transmit)
+}
+
+fn sent(ring: &mut Ring, socket: &Socket, burst: Burst) -> (Burst, Verdict) {
+    ring.send(socket.as_fd(), burst).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        assert!(Instant::now() < deadline, "a send ends");
+        ring.enter(Duration::from_millis(50)).unwrap();
+        if let Some(Completion::Sent(burst, verdict)) = ring.complete() {
+            return (burst, verdict);
+        }
+    }
+}
+
+#[test]
+fn a_slot_that_is_sent_from_comes_back_when_it_is_no_longer_read() {
+    let socket = Socket::unicast("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut ring = Ring::new(None, STANDING).unwrap();
+    assert!(ring.sends_without_copy());
+    let mut burst = burst(&ring, socket.local());
+    burst.aim(Way::ZeroCopy);
+    let (burst, verdict) = sent(&mut ring, &socket, burst);
+    // A receiver on the same machine needs a copy.
+    assert_eq!((verdict.taken, verdict.refused), (1, 0));
+    assert!(verdict.copied);
+    assert_eq!(ring.in_flight(), 0);
+    drop(burst);
+    assert_eq!(ring.staging().free_count(), SEND_SLOTS);
+}
+
+#[test]
+fn a_send_from_memory_that_is_not_registered_is_sent_as_a_copy() {
+    let socket = Socket::unicast("127.0.0.1:0".parse().unwrap()).unwrap();
+    // With this many blocks there is no room for the slots.
+    let arena = Arena::new(1, BLOCKS_MAX).unwrap();
+    let mut ring = Ring::new(Some(arena), STANDING).unwrap();
+    assert!(!ring.sends_without_copy());
+    assert!(ring.unregistered_because().is_none());
+    let mut burst = burst(&ring, socket.local());
+    burst.aim(Way::ZeroCopy);
+    let (mut burst, verdict) = sent(&mut ring, &socket, burst);
+    assert_eq!((verdict.taken, verdict.refused), (0, 1));
+    assert!(burst.slow_down(&verdict), "errno {}", verdict.errno);
+    burst.aim(Way::ZeroCopy);
+    assert!(!burst.is_zero_copy());
+    let (_, verdict) = sent(&mut ring, &socket, burst);
+    assert_eq!((verdict.taken, verdict.copied), (1, false));
 }

@@ -12,9 +12,20 @@ use crate::machine::{DiskError, DiskKind};
 
 /// Tells whether this process is in a namespace made for `test`; if not, runs the test in one.
 ///
-/// There the process may lock at most 1 MiB of memory; the loopback is up, can multicast, and
-/// carries packets of at most `mtu` bytes.
+/// There the loopback is up, can multicast, and carries packets of at most `mtu` bytes.
 fn in_namespace(test: &str, mtu: u32) -> bool {
+    in_namespace_under(&[], test, mtu)
+}
+
+/// The same; there the process may lock at most 1 MiB of memory, with all others that may not more.
+fn in_namespace_with_little_to_lock(test: &str, mtu: u32) -> bool {
+    // Root may lock any amount of memory; most that run this may not.
+    let root = ["prlimit", "--memlock=1048576:1048576"];
+    let drop = ["setpriv", "--bounding-set", "-ipc_lock"];
+    in_namespace_under(&[&root[..], &drop[..]].concat(), test, mtu)
+}
+
+fn in_namespace_under(limits: &[&str], test: &str, mtu: u32) -> bool {
     const MARK: &str = "FLASHOVER_TEST_NAMESPACE";
     if std::env::var_os(MARK).is_some() {
         let mtu = mtu.to_string();
@@ -25,9 +36,7 @@ fn in_namespace(test: &str, mtu: u32) -> bool {
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount"]);
     if rustix::process::geteuid().is_root() {
-        // Root may lock any amount of memory; most that run this may not.
-        let little = "--memlock=1048576:1048576";
-        command.args(["prlimit", little, "setpriv", "--bounding-set", "-ipc_lock"]);
+        command.args(limits);
     } else {
         command.arg("--map-root-user");
     }
@@ -208,7 +217,7 @@ fn a_burst_that_the_kernel_refuses_whole_goes_out_in_parts() {
             }
         });
         assert_eq!(stage.counters.get(Counter::PacketsOut), 12);
-        let fell_back = ways.send == Way::Coalesced;
+        let fell_back = ways.send >= Way::Coalesced;
         if ways.backend == Backend::Plain {
             // One attempt was refused, and no second one was made.
             let bursts = if ways.send == Way::Single { 12 } else { 2 };
@@ -383,7 +392,7 @@ fn a_driver_that_cannot_send_sleeps_until_it_can() {
 
 #[test]
 fn without_the_right_to_lock_memory_blocks_work_unregistered() {
-    if !in_namespace(
+    if !in_namespace_with_little_to_lock(
         "without_the_right_to_lock_memory_blocks_work_unregistered",
         65_536,
     ) {
@@ -392,7 +401,9 @@ fn without_the_right_to_lock_memory_blocks_work_unregistered() {
     for (size, noted) in [(512 << 10, false), (4 << 20, true)] {
         let mut arena = Arena::new(size, 1).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let mut stage = stage(BOTH[0], vec![], vec![file], Some(&arena));
+        let mut stage = stage(BOTH[0], vec![loopback()], vec![file], Some(&arena));
+        // Staging slots come after blocks.
+        assert_eq!(stage.driver.ways().send, Way::Coalesced);
         let is_noted = stage
             .driver
             .notes()
@@ -402,4 +413,44 @@ fn without_the_right_to_lock_memory_blocks_work_unregistered() {
         let write = operation(0, DiskKind::Write, 0, size, arena.take().unwrap());
         assert_eq!(moved(&mut stage, vec![write])[0].result, Ok(()));
     }
+}
+
+#[test]
+fn nothing_is_copied_where_nobody_on_this_machine_listens() {
+    if !in_namespace(
+        "nothing_is_copied_where_nobody_on_this_machine_listens",
+        65_536,
+    ) {
+        return;
+    }
+    ip(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
+    ip(&["link", "set", "two", "up"]);
+    ip(&["link", "set", "one", "up"]);
+    let link = Interface::find("one").unwrap();
+    let any = "0.0.0.0:0".parse().unwrap();
+    let sockets = vec![Socket::multicast_sender(any, &link, 1).unwrap()];
+    let arena = Arena::new(4096, 3).unwrap();
+    let mut stage = stage(BOTH[0], sockets, vec![], Some(&arena));
+    let send = Send {
+        channel: Channel(0),
+        to: "239.1.2.3:4000".parse().unwrap(),
+        bytes: pattern(44 * 1456),
+        segment_size: 1456,
+    };
+    let mut puppet = Puppet {
+        sends: std::iter::repeat_n(send, 400).collect(),
+        tick: Some(Duration::from_millis(1)),
+        alarm: Some(Time::ZERO),
+        ..Puppet::default()
+    };
+    let counters = Arc::clone(&stage.counters);
+    stage.play(&mut puppet, |_| {
+        if counters.get(Counter::PacketsOut) < 400 * 44 {
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(())
+    });
+    assert_eq!(counters.get(Counter::PacketsUnsent), 0);
+    assert_eq!(counters.get(Counter::SendFallbacks), 0);
+    assert_eq!(stage.driver.ways().send, Way::ZeroCopy);
 }
