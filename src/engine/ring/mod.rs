@@ -111,7 +111,7 @@ pub(super) struct Orders {
     pub(super) standing: bool,
     /// How many sockets there are.
     pub(super) sockets: usize,
-    /// Whether staging slots may be registered to be sent from, if the kernel has that (Linux 6.15).
+    /// Whether staging slots may be registered, where the kernel sends from such (Linux 6.15).
     pub(super) zero_copy: bool,
 }
 
