@@ -330,7 +330,7 @@ fn drive<M: Machine>(
                     };
                     machine.handle(Input::Disk(done), now);
                 }
-                Some(Output::Event(_)) => {}
+                Some(Output::Event(_) | Output::Stream(_)) => {}
                 None => break,
             }
         }

@@ -15,9 +15,12 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod stream;
 pub mod world;
 
 use std::net::SocketAddr;
+
+pub use stream::{Closed, StreamId, StreamInput, StreamOp};
 
 use crate::base::{Block, Time};
 
@@ -48,6 +51,8 @@ pub trait Machine {
 pub enum Input<'a, Command> {
     /// Datagrams came in.
     Datagrams(Datagrams<'a>),
+    /// Something happened to a byte stream. A machine that has none never hears of them.
+    Stream(StreamInput<'a>),
     /// A disk operation ended.
     Disk(DiskDone),
     /// The moment of `poll_timeout` has come.
@@ -103,6 +108,8 @@ pub struct Transmit {
 pub enum Output<Event> {
     /// Do this on disk and tell when it is done.
     Disk(DiskOp),
+    /// Do this to a byte stream. Operations on one stream keep their order.
+    Stream(StreamOp),
     /// Tell the job.
     Event(Event),
 }

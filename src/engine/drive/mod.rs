@@ -245,6 +245,7 @@ impl Driver {
             match machine.poll_output() {
                 None => break,
                 Some(Output::Event(event)) => on_event(event)?,
+                Some(Output::Stream(op)) => panic!("This driver has no streams for {op:?}"),
                 Some(Output::Disk(op)) => {
                     let known = usize::from(op.file.0) < self.files_count;
                     assert!(known, "a machine names one of its files");

@@ -83,6 +83,7 @@ impl Machine for Puppet {
                 });
             }
             Input::Disk(done) => self.events.push_back(Seen::Disk(done)),
+            Input::Stream(_) => {}
             Input::Timeout => {
                 self.alarm = self.tick.map(|tick| now + tick);
                 self.events.push_back(Seen::Alarm(now));

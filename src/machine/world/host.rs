@@ -132,6 +132,7 @@ where
             match self.machine.poll_output()? {
                 Output::Disk(op) => return Some(op),
                 Output::Event(event) => (self.on_event)(now, event),
+                Output::Stream(op) => panic!("This world has no streams for {op:?}"),
             }
         }
     }

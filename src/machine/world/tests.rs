@@ -71,7 +71,7 @@ impl Machine for Talker {
             Input::Disk(DiskDone { block, result, .. }) => {
                 self.got.push_back(Got::Disk(result, block.to_vec()));
             }
-            Input::Timeout => {}
+            Input::Timeout | Input::Stream(_) => {}
             Input::Command(Say::Send {
                 to,
                 bursts,

@@ -548,7 +548,7 @@ impl<C: Code, X: Cipher, V: Verify> Machine for Receiver<C, X, V> {
                 }
             }
             Input::Disk(done) => self.on_disk(done, now),
-            Input::Timeout => {}
+            Input::Timeout | Input::Stream(_) => {}
             Input::Command(command) => self.on_command(command, now),
         }
         self.look_around(now);

@@ -487,7 +487,7 @@ impl<C: Code, X: Cipher, V: Verify> Machine for Sender<C, X, V> {
                 }
             }
             Input::Disk(done) => self.on_disk(done),
-            Input::Timeout => {}
+            Input::Timeout | Input::Stream(_) => {}
             Input::Command(Command::RateMax(rate)) => self.pace.set_rate_max(rate),
             Input::Command(Command::Stop) => {
                 if !matches!(self.phase, Phase::Ending(_) | Phase::Stopped) {

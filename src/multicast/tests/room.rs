@@ -351,6 +351,7 @@ impl Room {
         }
         while let Some(output) = self.sender.poll_output() {
             match output {
+                Output::Stream(_) => unreachable!("no streams here"),
                 Output::Disk(op) => {
                     let done = self.read(op);
                     self.schedule(
@@ -420,6 +421,7 @@ impl Room {
         }
         while let Some(output) = self.nodes[index].machine.poll_output() {
             match output {
+                Output::Stream(_) => unreachable!("no streams here"),
                 Output::Disk(op) => {
                     let done = self.write(index, op);
                     let at = self.now + self.nodes[index].disk_delay;
