@@ -9,6 +9,29 @@ use std::os::unix::fs::FileExt;
 use super::limits::DISK_RETRIES_MAX;
 use crate::machine::{DiskDone, DiskError, DiskKind, DiskOp};
 
+/// A file, and whether to ask the kernel to move its bytes at once.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) file: File,
+    /// It lives in memory (an initrd's piece store, say): nothing is waited for, and a ring would
+    /// only hand the copying to another thread, whose core's cache has none of the bytes.
+    pub(super) in_memory: bool,
+}
+
+impl Place {
+    pub(super) fn new(file: File) -> Self {
+        let system = rustix::fs::fstatfs(&file).map_or(0, |system| system.f_type);
+        Self {
+            file,
+            in_memory: [TMPFS_MAGIC, RAMFS_MAGIC].contains(&system),
+        }
+    }
+}
+
+/// What `statfs` calls file systems in memory. Source: linux/magic.h.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
+
 /// A disk operation on its way.
 #[derive(Debug)]
 pub(super) struct Run {

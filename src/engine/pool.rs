@@ -11,9 +11,8 @@
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crossbeam::queue::ArrayQueue;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::error::{Error, ErrorKind, Result};
@@ -47,30 +46,26 @@ impl Arena {
         }
         let base = map(length)
             .map_err(|e| Error::os(ErrorKind::Memory, format!("Cannot map {length} bytes"), e))?;
-        let free = ArrayQueue::new(usize::from(count));
-        for index in 0..count {
-            free.push(index)
-                .expect("the queue has room for every index once");
-        }
         Ok(Self(Arc::new(Mapping {
             base,
             length,
             stride,
             block_size,
-            free,
+            count,
+            free: Mutex::new((0..count).rev().collect()),
         })))
     }
 
     /// How many blocks the arena has.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.free.capacity()
+        usize::from(self.0.count)
     }
 
     /// How many blocks are free now.
     #[must_use]
     pub fn free_count(&self) -> usize {
-        self.0.free.len()
+        self.0.free().len()
     }
 
     /// The index of a block, if it comes from this arena.
@@ -104,7 +99,7 @@ impl Arena {
 
 impl Blocks for Arena {
     fn take(&mut self) -> Option<Block> {
-        let index = self.0.free.pop()?;
+        let index = self.0.free().pop()?;
         Some(Block::new(ArenaBlock {
             mapping: Arc::clone(&self.0),
             index,
@@ -134,16 +129,24 @@ struct Mapping {
     length: usize,
     stride: usize,
     block_size: usize,
-    free: ArrayQueue<u16>,
+    count: u16,
+    /// The block that came back last is lent first: a cache may still hold it.
+    free: Mutex<Vec<u16>>,
 }
 
 impl Mapping {
+    fn free(&self) -> MutexGuard<'_, Vec<u16>> {
+        self.free
+            .lock()
+            .unwrap_or_else(|broken| broken.into_inner())
+    }
+
     /// Where a block starts; `None` past the last block.
     fn address(&self, index: u16) -> Option<NonNull<u8>> {
-        if usize::from(index) >= self.free.capacity() {
+        if index >= self.count {
             return None;
         }
-        // SAFETY: index < capacity, and `Arena::new` mapped capacity * stride bytes from `base`.
+        // SAFETY: index < count, and `Arena::new` mapped count * stride bytes from `base`.
         Some(unsafe { self.base.add(usize::from(index) * self.stride) })
     }
 }
@@ -151,7 +154,7 @@ impl Mapping {
 // SAFETY: the mapping is plain memory without ties to a thread; the free list hands each part to
 // one owner at a time.
 unsafe impl Send for Mapping {}
-// SAFETY: shared access reaches only immutable fields and the lock-free queue; the bytes are
+// SAFETY: shared access reaches only immutable fields and the list under its lock; the bytes are
 // reached through `ArenaBlock`, of which there is one per index (kept by the free list).
 unsafe impl Sync for Mapping {}
 
@@ -196,8 +199,9 @@ impl BlockMemory for ArenaBlock {
 
 impl Drop for ArenaBlock {
     fn drop(&mut self) {
-        let returned = self.mapping.free.push(self.index);
-        debug_assert!(returned.is_ok(), "an index is lent once");
+        let mut free = self.mapping.free();
+        debug_assert!(!free.contains(&self.index), "an index is lent once");
+        free.push(self.index);
     }
 }
 

@@ -10,7 +10,7 @@ use super::burst::Burst;
 use super::channels::Channels;
 use super::{Arrival, Io};
 use crate::base::{Blocks, Counter};
-use crate::engine::disk::{Run, Step};
+use crate::engine::disk::{self, Place, Run, Step};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::limits::{
     DATAGRAM_BYTES_MAX, DISK_IN_FLIGHT_MAX, RECEIVE_FAILURES_MAX, SEND_SLOTS, ZERO_COPIES_MAX,
@@ -25,7 +25,7 @@ use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, Transmit};
 pub(super) struct Uring {
     ring: Ring,
     channels: Channels,
-    files: Vec<File>,
+    files: Vec<Place>,
     wake: Option<OwnedFd>,
     /// Where staging slots come from.
     staging: Arena,
@@ -64,7 +64,7 @@ impl Uring {
             staging: ring.staging().clone(),
             ring,
             channels,
-            files,
+            files: files.into_iter().map(Place::new).collect(),
             wake: None,
             slots: Vec::with_capacity(SEND_SLOTS),
             outbox: VecDeque::with_capacity(SEND_SLOTS),
@@ -116,9 +116,9 @@ impl Uring {
             let Some(run) = self.waiting.pop_front() else {
                 break;
             };
-            let file = &self.files[usize::from(run.op.file.0)];
+            let place = &self.files[usize::from(run.op.file.0)];
             self.disk_in_flight += 1;
-            self.ring.disk(file.as_fd(), run)?;
+            self.ring.disk(place.file.as_fd(), run)?;
         }
         Ok(())
     }
@@ -228,7 +228,12 @@ impl Io for Uring {
     }
 
     fn disk(&mut self, op: DiskOp) {
-        self.disk_step(Run::start(op));
+        let place = &self.files[usize::from(op.file.0)];
+        if place.in_memory {
+            self.done.push_back(disk::perform(&place.file, op));
+        } else {
+            self.disk_step(Run::start(op));
+        }
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<()> {
