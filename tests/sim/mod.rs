@@ -7,6 +7,7 @@ pub(crate) mod clear;
 mod cluster;
 mod faults;
 mod models;
+mod scale;
 mod small;
 mod thousand;
 

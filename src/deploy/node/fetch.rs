@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::courier::{Brief, Brought, COURIERS, Couriers, Errand};
 use super::fallback::{Backoff, Cause, Fallback};
-use super::listen::{Heard, Listening, Start};
+use super::listen::{Heard, Leaving, Listening, Start};
 use super::{Deadline, Fact, Sink};
 use crate::base::counter::Counters;
 use crate::base::event::{Event, Events, Phase, Via};
@@ -59,13 +59,15 @@ pub(super) struct Work<'a> {
 }
 
 /// How it went.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Fetched {
     pub(super) shares: Shares,
     pub(super) stats: Stats,
     pub(super) backend: Option<&'static str>,
     /// Every cause for which ranges were fetched, in order.
     pub(super) causes: Vec<String>,
+    /// The multicast's end: its last reports go out while the job goes on.
+    leaving: Option<Leaving>,
 }
 
 /// Completes the store; `have` is what an earlier attempt left, verified.
@@ -91,7 +93,7 @@ pub(super) fn fetch(work: &Work<'_>, have: Bitmap, sink: &mut dyn Sink) -> Resul
     if let Some(listening) = job.listening.take() {
         // The loop drains no facts any more: without a reader the thread is never held up.
         drop(facts);
-        listening.farewell();
+        job.fetched.leaving = Some(listening.farewell());
     }
     ended.map(|()| job.fetched)
 }

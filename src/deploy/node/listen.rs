@@ -176,18 +176,33 @@ impl Listening {
         true
     }
 
-    /// Ends with the last reports, which let the sender forget this node at once.
-    pub(super) fn farewell(self) {
-        if self.mailbox.send(Command::Stop).is_err() {
-            return;
+    /// Begins to end with the last reports, which let the sender forget this node at once.
+    pub(super) fn farewell(self) -> Leaving {
+        let until = match self.mailbox.send(Command::Stop) {
+            Ok(()) => Instant::now() + FAREWELL_PATIENCE,
+            Err(_) => Instant::now(),
+        };
+        Leaving {
+            listening: self,
+            until,
         }
-        let until = Instant::now() + FAREWELL_PATIENCE;
-        while Instant::now() < until
-            && self
-                .thread
-                .as_ref()
-                .is_some_and(|thread| !thread.is_finished())
-        {
+    }
+
+    fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+/// A thread that says goodbye meanwhile; dropping it waits for that, a moment at most.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    listening: Listening,
+    until: Instant,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        while Instant::now() < self.until && !self.listening.is_over() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
