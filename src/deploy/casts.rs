@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(60);
 /// How long the end of a cast is waited for.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of the bundle that a sender keeps in memory.
-const ARENA_BYTES: usize = 64 << 20;
+const ARENA_BYTES: usize = 24 << 20;
 /// The fewest blocks that a sender works with.
 const BLOCKS_MIN: usize = 20;
 /// Ports that are tried for reports, from the preferred one on.

@@ -83,9 +83,9 @@ pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between reports to a silent sender.
 pub const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How often the final report is repeated.
-pub const DONE_REPORTS: u32 = 6;
+pub const DONE_REPORTS: u32 = 4;
 /// The pause between final reports.
-pub const DONE_INTERVAL: Duration = Duration::from_millis(30);
+pub const DONE_INTERVAL: Duration = Duration::from_millis(15);
 /// How many datagrams the sender must be past a piece before its deficit counts as final.
 pub const SETTLE_PACKETS: u64 = 384;
 /// How often a piece may turn out wrong, or fail to be written, before it is left to other means.
