@@ -31,4 +31,5 @@ pub mod install;
 pub mod machine;
 pub mod monitor;
 pub mod multicast;
+pub mod swarm;
 pub mod tree;

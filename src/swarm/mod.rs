@@ -1,0 +1,10 @@
+//! BitTorrent as the world speaks it: its encoding and metainfo, its peer wire and trackers, and
+//! the machines that fetch and seed the pieces of one torrent.
+//!
+//! The room is pure: it turns bytes into values and inputs into outputs. What comes from peers,
+//! trackers and torrent files is hostile until it is checked: every length, depth and number has a
+//! named bound, nothing panics, and no byte is handed on before its piece is verified.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod bencode;
