@@ -49,6 +49,8 @@ pub const STALL_MAX: Duration = Duration::from_millis(200);
 
 /// How often a sender looks at its receivers: adapts, drops, demotes.
 pub const TICK: Duration = Duration::from_millis(100);
+/// The shortest control interval: a thousand that join at once are answered together.
+pub const CONTROL_PROMPT: Duration = Duration::from_millis(1);
 /// The control interval while nothing else is sent.
 pub const CONTROL_QUIET: Duration = Duration::from_millis(50);
 /// The control interval while data flows, and while nobody listens.
@@ -82,10 +84,13 @@ pub const SENDER_SILENCE_MAX: Duration = Duration::from_secs(2);
 pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between reports to a silent sender.
 pub const RETRY_MAX: Duration = Duration::from_secs(2);
-/// How often the final report is repeated.
+/// How many final reports there are.
 pub const DONE_REPORTS: u32 = 4;
-/// The pause between final reports.
+/// The shortest pause between final reports; in a large group it is that group's backoff.
 pub const DONE_INTERVAL: Duration = Duration::from_millis(15);
+/// How many final reports there are in a group whose backoff is longer than that pause: together
+/// they are many enough as it is.
+pub const DONE_REPORTS_LARGE: u32 = 2;
 /// How many datagrams the sender must be past a piece before its deficit counts as final.
 pub const SETTLE_PACKETS: u64 = 384;
 /// How often a piece may turn out wrong, or fail to be written, before it is left to other means.

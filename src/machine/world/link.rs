@@ -33,12 +33,15 @@ pub struct Conditions {
 pub struct Bursts {
     /// The chance of a good link to turn bad, per datagram.
     pub start: f64,
-    /// How many datagrams a bad time lasts in the mean, at least 1.
+    /// How many datagrams a bad time lasts in the mean, at least 1; where few are sent it ends after
+    /// [`BAD_TIME_MAX`], as a full queue drains whether or not somebody sends.
     pub length_mean: f64,
     /// The chance of a datagram to be lost in a bad time.
     pub loss: f64,
 }
 
+/// The longest bad time of a link.
+pub const BAD_TIME_MAX: Duration = Duration::from_millis(20);
 /// How late a reordered or doubled datagram comes at most.
 const LATE_NANOS_MAX: u64 = 4_000_000;
 
@@ -50,8 +53,8 @@ pub(super) struct Link {
     free_at: Time,
     /// When the last datagrams come out; later ones do not overtake them.
     last_out: Time,
-    /// Whether it is in a bad time.
-    bad: bool,
+    /// Since when it is in a bad time.
+    bad_since: Option<Time>,
 }
 
 /// What the link does to a datagram.
@@ -107,16 +110,14 @@ impl Link {
     }
 
     /// Decides about one datagram.
-    pub(super) fn fate(&mut self, random: &mut Random) -> Fate {
+    pub(super) fn fate(&mut self, now: Time, random: &mut Random) -> Fate {
         let conditions = self.conditions;
         if let Some(bursts) = conditions.bursts {
-            let turns = if self.bad {
-                1.0 / bursts.length_mean
-            } else {
-                bursts.start
+            self.bad_since = match self.bad_since.filter(|&since| now < since + BAD_TIME_MAX) {
+                Some(since) => (!random.chance(1.0 / bursts.length_mean)).then_some(since),
+                None => random.chance(bursts.start).then_some(now),
             };
-            self.bad ^= random.chance(turns);
-            if self.bad && random.chance(bursts.loss) {
+            if self.bad_since.is_some() && random.chance(bursts.loss) {
                 return Fate::Lost;
             }
         }

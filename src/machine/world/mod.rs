@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use disk::{Disk, File, PAGE_BYTES};
 pub use host::{HostIndex, Socket};
-pub use link::{Bursts, Conditions};
+pub use link::{BAD_TIME_MAX, Bursts, Conditions};
 pub use random::Random;
 
 use agenda::{Agenda, Port, What};
@@ -469,7 +469,7 @@ impl World {
 
     /// Lets the link decide about one datagram, and appends it to the delivery if it arrives now.
     fn pass_segment(&mut self, burst: BurstIndex, segment: u16, to: Port, incoming: &mut Vec<u8>) {
-        let fate = self.hosts[to.host.0].down.fate(&mut self.random);
+        let fate = self.hosts[to.host.0].down.fate(self.now, &mut self.random);
         let bytes = self.bursts.get(burst).segments(segment..segment + 1);
         let again = What::Arrive {
             burst,

@@ -18,10 +18,7 @@ mod window;
 pub use event::{Command, Event, Stats};
 
 use super::keys::{Aes128Gcm, Cipher, Key, Secret};
-use super::limits::{
-    DONE_INTERVAL, DONE_REPORTS, SENDER_SILENCE_MAX, STATS_INTERVAL, STRIKES_MAX,
-    UNKNOWN_EPOCH_INTERVAL,
-};
+use super::limits::{SENDER_SILENCE_MAX, STATS_INTERVAL, STRIKES_MAX, UNKNOWN_EPOCH_INTERVAL};
 use super::replay::ReplayWindow;
 use super::session::Session;
 use super::verify::{PieceHashes, Verify};
@@ -391,10 +388,9 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
             Command::Stop => {
                 if self.phase == Phase::Running {
                     self.phase = Phase::Ending {
-                        left: DONE_REPORTS,
+                        left: self.schedule.say_goodbye(now),
                         leaving: true,
                     };
-                    self.schedule.set(now);
                 }
             }
         }
@@ -416,10 +412,9 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
         if self.phase == Phase::Running && self.have.is_full() {
             self.raise(Event::Complete);
             self.phase = Phase::Ending {
-                left: DONE_REPORTS,
+                left: self.schedule.say_goodbye(now),
                 leaving: false,
             };
-            self.schedule.set(now);
         }
     }
 
@@ -526,7 +521,7 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
                     left: left - 1,
                     leaving,
                 };
-                self.schedule.set(now + DONE_INTERVAL);
+                self.schedule.repeat_goodbye(now);
             }
         }
     }

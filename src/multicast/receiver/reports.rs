@@ -7,8 +7,8 @@ use crate::base::{Bitmap, Time};
 use crate::fec::Code;
 use crate::multicast::keys::TAG_SIZE;
 use crate::multicast::limits::{
-    REPORT_BYTES_MAX, REPORT_INTERVAL_MIN, REPORT_ITEMS_MAX, REPORT_LOOKBACK, RETRY_MAX, RETRY_MIN,
-    SENDER_SILENCE_MAX,
+    DONE_INTERVAL, DONE_REPORTS, DONE_REPORTS_LARGE, REPORT_BYTES_MAX, REPORT_INTERVAL_MIN,
+    REPORT_ITEMS_MAX, REPORT_LOOKBACK, RETRY_MAX, RETRY_MIN, SENDER_SILENCE_MAX,
 };
 use crate::multicast::random::Random;
 use crate::multicast::wire::control::Control;
@@ -135,9 +135,28 @@ impl Schedule {
         self.news_at = None;
     }
 
-    /// A report is due at `at`, whatever was planned.
-    pub(super) const fn set(&mut self, at: Time) {
-        self.regular_at = at;
+    /// Plans the first of the final reports; gives how many there are to be.
+    pub(super) fn say_goodbye(&mut self, now: Time) -> u32 {
+        self.regular_at = now + self.random.up_to(self.goodbye_spread());
+        if self.backoff > DONE_INTERVAL {
+            DONE_REPORTS_LARGE
+        } else {
+            DONE_REPORTS
+        }
+    }
+
+    /// Plans the next of them.
+    pub(super) fn repeat_goodbye(&mut self, now: Time) {
+        self.regular_at = now + self.goodbye_spread().max(DONE_INTERVAL);
+    }
+
+    /// Over what time a large group spreads its goodbyes: all of it may be complete at once.
+    fn goodbye_spread(&self) -> Duration {
+        if self.backoff > DONE_INTERVAL {
+            self.backoff
+        } else {
+            Duration::ZERO
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub use event::{Command, Event, Gone, Lag, NodeProgress, Progress};
 use super::GROUP;
 use super::keys::{Aes128Gcm, Cipher, Key, Secret, TAG_SIZE};
 use super::limits::{
-    BURST_BYTES_MAX, BURST_DATAGRAMS_MAX, CONTROL_BUSY, CONTROL_QUIET, FAREWELLS,
+    BURST_BYTES_MAX, BURST_DATAGRAMS_MAX, CONTROL_BUSY, CONTROL_PROMPT, CONTROL_QUIET, FAREWELLS,
     REPORT_INTERVAL_MIN, TICK,
 };
 use super::session::Session;
@@ -281,7 +281,6 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             pieces_done: member.pieces_done,
         };
         self.raise(event);
-        self.tune();
         self.control_is_due = true;
     }
 
@@ -357,7 +356,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
 
     fn control_at(&self) -> Time {
         if self.control_is_due {
-            return Time::ZERO;
+            return self.last_control + CONTROL_PROMPT;
         }
         let busy = self.last_control + CONTROL_BUSY;
         match self.phase {
@@ -371,6 +370,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
     }
 
     fn send_control(&mut self, now: Time, buffer: &mut [u8]) -> Option<Transmit> {
+        self.tune();
         let control = self.control();
         let len = HEADER_SIZE + control.buffer_len() + TAG_SIZE;
         let datagram = buffer.get_mut(..len)?;
