@@ -129,6 +129,59 @@ fn row_19_late_joiners() {
 }
 
 /// Who starts again resumes; datagrams for its former self change nothing.
+/// Who joins when half is sent has everything as soon as if it had been cast for it alone.
+#[test]
+fn row_19_joiner_at_half() {
+    seeds("faults::nodes::row_19_joiner_at_half", 2, |seed| {
+        let mut cluster = Cluster::<Cheap>::new(seed, LONG);
+        cluster.set_links(lossy(0.01));
+        (1..LONG.nodes).for_each(|index| cluster.start_node(index));
+        cluster.run_to("half of the pieces", Duration::from_secs(20), |cluster| {
+            cluster.nodes[1].journal.borrow().stored.len() >= 512
+        });
+        let joined = cluster.world.now();
+        cluster.start_node(0);
+        cluster.run_to_completion(Duration::from_secs(60));
+        cluster.check();
+        // 1024 pieces of 745 datagrams of 136 bytes, of which 1 % is lost.
+        let least = 1024.0 * 745.0 * 136.0 / 11e6 / 0.99;
+        let took = cluster.nodes[0]
+            .journal
+            .borrow()
+            .complete
+            .expect("all are complete");
+        let took = took.since(joined).as_secs_f64();
+        println!("seed {seed}: {took:.2} s after it joined, least {least:.2} s");
+        assert!(took <= 1.08 * least, "{took} s against {least} s");
+    });
+}
+
+/// Nodes that die are not waited for, and forgotten within three seconds.
+#[test]
+fn row_20_killed_nodes() {
+    let mut cluster = started::<Cheap>(3, LONG, lossy(0.001));
+    cluster.run_for(Duration::from_secs(2));
+    let killed = cluster.world.now();
+    cluster.crash_node(2);
+    cluster.crash_node(4);
+    let at = others_done(&mut cluster, &[2, 4]);
+    cluster.check();
+    let log = cluster.head_log.borrow();
+    let gone = |event: &Event| matches!(event, Event::NodeGone { .. });
+    let gone: Vec<_> = log.iter().filter(|(_, event)| gone(event)).collect();
+    assert_eq!(gone.len(), 2, "{gone:?}");
+    for (at, _) in gone {
+        let after = at.since(killed);
+        assert!(after <= Duration::from_millis(3200), "gone after {after:?}");
+    }
+    let undisturbed = undisturbed(3, LONG);
+    println!("others {at}, undisturbed {undisturbed}");
+    assert!(
+        at.as_nanos() <= undisturbed.as_nanos() * 103 / 100,
+        "{at} against {undisturbed}"
+    );
+}
+
 #[test]
 fn row_20_reboot() {
     seeds("faults::nodes::row_20_reboot", 5, |seed| {
