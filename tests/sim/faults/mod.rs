@@ -5,8 +5,10 @@
 //! | `network` | links, switches, strangers |
 //! | `nodes` | receivers and their disks |
 //! | `head` | the sender |
+//! | `insiders` | who holds the key and means harm |
 
 mod head;
+mod insiders;
 mod network;
 mod nodes;
 

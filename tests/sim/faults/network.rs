@@ -10,6 +10,7 @@ use super::super::cluster::{
 use super::super::models::{Cheap, Modelled, Real};
 use super::super::seeds;
 use super::{LONG, PLAN, cost, lossy, others_done, started, undisturbed};
+use flashover::multicast::sender::Event;
 
 /// 0.1 to 5 % of random loss cost that much, 2 % more, and one round of repair.
 #[test]
@@ -51,6 +52,42 @@ fn row_02_burst_loss() {
             "{at} against {undisturbed}"
         );
     });
+}
+
+/// What a node's own kernel drops is told apart from what the network loses.
+#[test]
+fn row_05_own_drops_are_no_network_loss() {
+    let mut cluster = Cluster::<Cheap>::new(2, LONG);
+    cluster.set_links(lossy(0.0));
+    let small_buffer = Conditions {
+        rate: 9_000_000,
+        queue_bytes_max: 30_000,
+        ..lossy(0.0)
+    };
+    let (dropping, losing) = (cluster.nodes[1].host, cluster.nodes[2].host);
+    cluster.world.set_down_link(dropping, small_buffer);
+    cluster.world.set_down_link(losing, lossy(0.05));
+    cluster.start_all();
+    cluster.run_for(Duration::from_millis(2500));
+    let log = cluster.head_log.borrow();
+    let told = log.iter().rev().find_map(|(_, event)| match event {
+        Event::Progress(progress) => Some(progress.nodes.clone()),
+        _ => None,
+    });
+    let told = told.expect("the head tells how it goes every second");
+    let node = |name: &str| {
+        told.iter()
+            .find(|node| node.host == name)
+            .expect("it is served")
+    };
+    let (dropping, losing, well) = (node("node1"), node("node2"), node("node3"));
+    println!("{dropping:?}\n{losing:?}\n{well:?}");
+    assert!(dropping.dropped > 1000, "its own drops are told");
+    assert!(
+        losing.dropped == 0 && losing.loss > 0.03,
+        "the network's are not its own"
+    );
+    assert!(well.dropped == 0 && well.loss < 0.001);
 }
 
 /// Datagrams that overtake a thousand others, and come three times.

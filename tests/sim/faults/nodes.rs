@@ -201,6 +201,41 @@ fn row_20_reboot() {
     });
 }
 
+/// A disk that fails one write in fifty: the piece is missing again and written once more; only
+/// what fails twice is given up, by name.
+#[test]
+fn row_27_write_errors() {
+    seeds("faults::nodes::row_27_write_errors", 5, |seed| {
+        let mut cluster = Cluster::<Modelled>::new(seed, PLAN);
+        cluster.set_links(lossy(0.01));
+        let host = cluster.nodes[4].host;
+        cluster.world.files(host)[0].disk.error = 0.02;
+        cluster.start_all();
+        let count = cluster.session.geometry.piece_count() as usize;
+        cluster.run_to(
+            "all that can be written",
+            Duration::from_secs(30),
+            |cluster| {
+                let settled = |node: &Node| {
+                    let journal = node.journal.borrow();
+                    journal.stored.len() + journal.abandoned.len() == count
+                };
+                cluster.nodes.iter().all(settled)
+            },
+        );
+        cluster.check();
+        let failing = cluster.nodes[4].journal.borrow();
+        assert!(
+            failing.abandoned.len() * 2 <= failing.disk_failures as usize,
+            "{failing:?}"
+        );
+        assert!(
+            cluster.complete_count() >= PLAN.nodes - 1,
+            "the others are not concerned"
+        );
+    });
+}
+
 #[test]
 fn row_28_disk_full_or_failing() {
     let mut cluster = Cluster::<Modelled>::new(1, PLAN);
