@@ -8,3 +8,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bencode;
+pub mod hash;
+pub mod infohash;
+pub mod magnet;
+pub mod metainfo;
+
+pub use infohash::{InfoHash, InfoHashes};
+pub use magnet::Magnet;
+pub use metainfo::{Info, Metainfo};
