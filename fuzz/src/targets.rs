@@ -24,6 +24,9 @@ use flashover::multicast::wire::report::{REPORT_HEADER_SIZE, Report, ReportHeade
 use flashover::multicast::{GROUP, PlainCipher, REPORTS, Secret, Session};
 use flashover::multicast::{receiver, sender};
 
+#[path = "discovery.rs"]
+pub mod discovery;
+
 /// A target: its name, which is also its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -42,6 +45,9 @@ pub const ALL: &[Target] = &[
     ("range", range_header),
     ("receiver", receive),
     ("sender", send),
+    ("http_tracker", discovery::http_tracker),
+    ("udp_tracker", discovery::udp_tracker),
+    ("lsd", discovery::lsd),
 ];
 
 pub fn manifest(data: &[u8]) {

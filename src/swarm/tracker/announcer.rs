@@ -12,6 +12,9 @@
 //!
 //! Source: BEP 3 "trackers", BEP 12.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use super::limits::{BACKOFF_MAX, BACKOFF_MIN, INTERVAL_MAX, INTERVAL_MIN, TRACKERS_MAX};

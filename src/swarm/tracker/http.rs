@@ -1,11 +1,11 @@
 //! The HTTP tracker protocol: queries and bencoded answers, both sides.
 //!
 //! ```text
-//!   GET /announce?info_hash=%12...&peer_id=-FO..&port=6881&uploaded=0&downloaded=0&left=9&compact=1
+//!   GET /announce?info_hash=%12...&peer_id=-FO..&port=6881&uploaded=0&downloaded=0&left=9
 //!   d8:completei1e10:incompletei2e8:intervali60e12:min intervali5e5:peers6:......e
 //! ```
 //!
-//! Source: BEP 3 "trackers"; BEP 7 and 23 for compact peers; BEP 21 `paused`, `downloaders`; BEP 48.
+//! Source: BEP 3 "trackers"; BEP 7 and 23, compact peers; BEP 21, partial seeds; BEP 48, scrapes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::limits::{
     QUERY_BYTES_MAX, REPLY_BYTES_MAX, REPLY_PEERS_MAX, SCRAPE_MAX, TRACKER_ID_BYTES_MAX,
 };
 use super::udp::{emit_peers, parse_peers};
-use super::url::{percent_decode, percent_encode};
 use super::{Announce, Announced, Error, Event, Reply, Scraped, Tracker, words};
 use crate::base::Time;
 use crate::swarm::bencode::{self, Dict, DictWriter, Form, ListWriter};
+use crate::swarm::percent;
 
 /// The query of a client, without `?`; `tracker_id` is what the tracker gave the last time.
 #[must_use]
@@ -25,8 +25,8 @@ pub fn query(announce: &Announce, tracker_id: Option<&[u8]>) -> String {
     use std::fmt::Write as _;
     let mut query = format!(
         "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&compact=1&key={:08X}",
-        percent_encode(&announce.info_hash),
-        percent_encode(&announce.peer_id),
+        percent::encode(&announce.info_hash),
+        percent::encode(&announce.peer_id),
         announce.port,
         announce.uploaded,
         announce.downloaded,
@@ -50,7 +50,7 @@ pub fn query(announce: &Announce, tracker_id: Option<&[u8]>) -> String {
         put("numwant", wanted.to_string());
     }
     if let Some(id) = tracker_id {
-        put("trackerid", percent_encode(id));
+        put("trackerid", percent::encode(id));
     }
     query
 }
@@ -120,7 +120,7 @@ pub fn parse_scrape(query: &str) -> Result<Vec<[u8; 20]>, &'static str> {
         return Err("The query is too long");
     }
     let name = |(_, value): (&str, &str)| {
-        let bytes = percent_decode(value.as_bytes())?;
+        let bytes = percent::decode(value.as_bytes())?;
         <[u8; 20]>::try_from(bytes).ok()
     };
     let names = parameters(query).filter(|(key, _)| *key == "info_hash");
@@ -138,7 +138,7 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
 
 fn parameter(query: &str, key: &str) -> Option<Vec<u8>> {
     let (_, value) = parameters(query).find(|(name, _)| *name == key)?;
-    percent_decode(value.as_bytes())
+    percent::decode(value.as_bytes())
 }
 
 /// Answers the query of an announcement from `ip`: the body, whatever it says.

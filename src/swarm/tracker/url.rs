@@ -159,41 +159,6 @@ impl fmt::Debug for TrackerUrl {
     }
 }
 
-/// Writes bytes as a query's value: all but letters, digits and `-._~` as `%XX`.
-#[must_use]
-pub fn percent_encode(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, &byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            write!(text, "%{byte:02X}").expect("a string takes all that is written to it");
-        }
-        text
-    })
-}
-
-/// Reads a query's value; `None` if a `%` is not followed by two hexadecimal digits.
-#[must_use]
-pub fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        bytes.push(match first {
-            b'%' => {
-                let (&[high, low], tail) = rest.split_first_chunk()?;
-                rest = tail;
-                digit(high)? << 4 | digit(low)?
-            }
-            b'+' => b' ',
-            other => other,
-        });
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,12 +173,6 @@ mod tests {
         ) {
             let url: TrackerUrl = format!("udp://{host}:{port}{path}").parse().unwrap();
             prop_assert_eq!(url.to_string().parse(), Ok(url));
-        }
-
-        #[test]
-        fn any_bytes_survive_the_query(bytes: Vec<u8>) {
-            let text = percent_encode(&bytes);
-            prop_assert_eq!(percent_decode(text.as_bytes()), Some(bytes));
         }
     }
 
@@ -251,7 +210,5 @@ mod tests {
             );
         }
         assert_eq!("https://a/".parse::<TrackerUrl>(), Err(BadUrl::Scheme));
-        assert_eq!(percent_decode(b"%4"), None);
-        assert_eq!(percent_decode(b"%zz"), None);
     }
 }
