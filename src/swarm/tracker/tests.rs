@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::announcer::{Identity, Progress};
 use super::http::{self, Asked};
 use super::limits::{
-    ANNOUNCE_INTERVAL, BACKOFF_MIN, DEGREE_MAX, INTERVAL_MIN, PEER_LIFETIME, PEERS_PER_ADDRESS_MAX,
-    TRANSMITS_MAX,
+    ANNOUNCE_INTERVAL, DEGREE_MAX, PEER_LIFETIME, PEERS_PER_ADDRESS_MAX, TRANSMITS_MAX,
 };
 use super::udp::{Exchange, Front, Request, RequestBody, Response, ResponseBody};
-use super::{Announce, Announcer, Error, Event, Refused, Reply, Scraped, Tracker, TrackerUrl};
+use super::{Announce, Error, Event, Refused, Reply, Scraped, Tracker};
 use crate::base::Time;
 
 const TORRENT: [u8; 20] = [7; 20];
