@@ -3,4 +3,5 @@
 mod help;
 pub(crate) mod process;
 mod refusals;
+mod torrent;
 mod transfer;
