@@ -1,5 +1,6 @@
 //! The binary, run as a user runs it: help, output, exit codes.
 
+mod faults;
 mod help;
 pub(crate) mod process;
 mod refusals;

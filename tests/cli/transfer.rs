@@ -9,39 +9,39 @@ use rustix::process::Signal;
 use super::process::{Ended, Network, Running, run};
 
 /// Content of the test image: enough for several pieces.
-const BYTES: usize = 12_000_000;
+pub(super) const BYTES: usize = 12_000_000;
 
-struct Site {
-    network: Network,
-    dir: tempfile::TempDir,
+pub(super) struct Site {
+    pub(super) network: Network,
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             network: Network::new(),
             dir: tempfile::tempdir().expect("a temporary directory can be made"),
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.network.flashover(&self.path("store"));
         command.args(arguments);
         command
     }
 
-    fn good(&self, arguments: &[&str]) -> Ended {
+    pub(super) fn good(&self, arguments: &[&str]) -> Ended {
         let ended = run(self.command(arguments));
         assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
         ended
     }
 
     /// Publishes a tree as image `t`, and gives a token.
-    fn publish(&self) -> String {
+    pub(super) fn publish(&self) -> String {
         let tree = self.path("tree");
         fs::create_dir_all(tree.join("a/b")).expect("there is room");
         fs::write(tree.join("a/b/large"), noise(BYTES)).expect("there is room");
@@ -53,7 +53,7 @@ impl Site {
         self.good(&["token", "create"]).stdout.trim().to_owned()
     }
 
-    fn serve(&self, more: &[&str]) -> Running {
+    pub(super) fn serve(&self, more: &[&str]) -> Running {
         let mut command = self.command(&["serve", "--json"]);
         command.args(more);
         let mut head = Running::start(command);
@@ -61,7 +61,7 @@ impl Site {
         head
     }
 
-    fn receive(&self, image: &str, token: &str, more: &[&str]) -> Command {
+    pub(super) fn receive(&self, image: &str, token: &str, more: &[&str]) -> Command {
         let into = self.path("into");
         let mut command = self.command(&["receive", image, "--head", "127.0.0.1", "--into"]);
         command.arg(into).args(more).env("FLASHOVER_TOKEN", token);
@@ -70,7 +70,7 @@ impl Site {
 }
 
 /// Bytes that no compressor shortens.
-fn noise(count: usize) -> Vec<u8> {
+pub(super) fn noise(count: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut next = || {
         state ^= state << 13;
@@ -84,7 +84,7 @@ fn noise(count: usize) -> Vec<u8> {
         .collect()
 }
 
-fn same(one: &Path, other: &Path) -> bool {
+pub(super) fn same(one: &Path, other: &Path) -> bool {
     let read = |path| fs::read(path).expect("the file is there");
     read(one) == read(other)
 }
@@ -189,7 +189,7 @@ fn a_head_that_is_killed_and_started_again_finishes_what_it_began() {
     ));
 }
 
-fn bytes_done(said: &str) -> u64 {
+pub(super) fn bytes_done(said: &str) -> u64 {
     let events = said
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());

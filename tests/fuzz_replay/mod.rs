@@ -28,7 +28,7 @@ fn corpora_replay() {
 }
 
 #[test]
-fn mutations_of_the_corpora_replay() {
+fn row_35_mutated_inputs_replay() {
     for (name, target) in targets::ALL {
         let corpus = corpus(name);
         for seed in 0..MUTATIONS {

@@ -4,7 +4,7 @@
 //! | column | what it is |
 //! |---|---|
 //! | sent | symbols sent by the least that can reach one receiver: source symbols / (1 - loss) |
-//! | last | when the last receiver is complete, by the time in which that least is sent at the cap |
+//! | last | when the last receiver is complete, by the time that the least takes at the cap |
 //! | median | the same of the receiver in the middle |
 //! | reports/s | datagrams that the head gets in the second with the most of them |
 
@@ -108,7 +108,6 @@ fn table(groups: &[usize]) -> String {
                     cell.median,
                     cell.reports_per_s
                 );
-                println!("{line}");
                 writeln!(table, "{line}").expect("a string takes all");
             }
         }

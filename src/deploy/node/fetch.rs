@@ -120,6 +120,8 @@ struct Job<'a> {
     range_backoff: Backoff,
     fallback: Fallback,
     cause: Option<Cause>,
+    /// Why the head did not help when it was asked last.
+    refusal: Option<String>,
     piece_at: Time,
     progress_at: Time,
     report_at: Time,
@@ -151,6 +153,7 @@ impl<'a> Job<'a> {
             range_backoff: Backoff::new(),
             fallback: Fallback::new(Time::ZERO),
             cause: None,
+            refusal: None,
             piece_at: Time::ZERO,
             progress_at: Time::ZERO,
             report_at: Time::ZERO,
@@ -266,6 +269,7 @@ impl<'a> Job<'a> {
         match brought {
             Brought::Piece(piece) => {
                 self.range_backoff.succeeded();
+                self.refusal = None;
                 self.fetching.remove(&piece);
                 if let Some(listening) = &self.listening {
                     listening.have(piece);
@@ -311,7 +315,8 @@ impl<'a> Job<'a> {
     }
 
     /// What the head refuses for good ends the job, unless multicast goes on without it.
-    fn refused(&self, refusal: Refusal, now: Time) -> Result {
+    fn refused(&mut self, refusal: Refusal, now: Time) -> Result {
+        self.refusal = Some(refusal.to_string());
         if refusal.is_passing() || (self.listening.is_some() && self.fallback.flows(now)) {
             tracing::debug!(%refusal, "The head did not help");
             return Ok(());
@@ -327,22 +332,24 @@ impl<'a> Job<'a> {
 
     fn joined(&mut self, reply: &JoinReply, now: Time) {
         self.join_backoff.succeeded();
+        self.refusal = None;
         self.join_backoff.pause(now, REJOIN_PERIOD);
         let session = reply.session.as_ref().map(|text| {
-            unhex(text)
-                .and_then(|bytes| Session::decode(&bytes).ok())
-                .filter(|(session, _)| session.geometry == self.work.manifest.geometry)
+            let bytes = unhex(text).ok_or("the head's session is no hex")?;
+            let decoded = Session::decode(&bytes).map_err(|e| e.to_string())?;
+            if decoded.0.geometry == self.work.manifest.geometry {
+                Ok(decoded)
+            } else {
+                Err("the head's session is of another bundle".to_owned())
+            }
         });
         let (session, secret) = match session {
             None => {
                 self.listening = None;
                 return self.fallback.down(Cause::NotOffered);
             }
-            Some(None) => {
-                let why = "the head speaks of a session that this version does not know";
-                return self.cannot_listen(why.to_owned(), now);
-            }
-            Some(Some(decoded)) => decoded,
+            Some(Err(why)) => return self.cannot_listen(why, now),
+            Some(Ok(decoded)) => decoded,
         };
         let ip = self.work.head.ip();
         if let Some(listening) = &mut self.listening
@@ -496,19 +503,28 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Why no source brings what is missing, as far as that is known.
+    fn sources(&self) -> String {
+        let multicast = self.cause.as_ref().map(|cause| format!(": {cause}"));
+        let head = self.refusal.as_ref();
+        let head = head.map(|why| format!("; the head {}: {why}", self.work.head));
+        [multicast, head].into_iter().flatten().collect()
+    }
+
     fn check_deadlines(&self, now: Time) -> Result {
         let geometry = self.work.manifest.geometry;
         let left = geometry.piece_count() as usize - self.have.count();
         let kept = "what is here is kept: the same command goes on";
         if self.work.deadline.is_over() {
-            let text = format!("The deadline has passed, {left} pieces are missing");
+            let sources = self.sources();
+            let text = format!("The deadline has passed, {left} pieces are missing{sources}");
             return Err(Error::text(Kind::Network, text).hint(kept));
         }
         if now.since(self.piece_at) > STALL_MAX {
             let text = format!(
-                "Nothing has come from {} for {} s, {left} pieces are missing",
-                self.work.head,
-                STALL_MAX.as_secs()
+                "Nothing has come for {} s, {left} pieces are missing{}",
+                STALL_MAX.as_secs(),
+                self.sources()
             );
             return Err(Error::text(Kind::Network, text).hint(kept));
         }
@@ -517,6 +533,14 @@ impl<'a> Job<'a> {
 }
 
 impl Fetched {
+    /// Adds what a later job on the same store fetched.
+    pub(super) fn follow(&mut self, later: Self) {
+        self.shares.add(Via::Multicast, later.shares.multicast);
+        self.shares.add(Via::Http, later.shares.http);
+        self.causes.extend(later.causes);
+        self.backend = later.backend.or(self.backend);
+    }
+
     /// The share of the sender's datagrams that were lost, 0 to 1.
     pub(super) fn loss(&self) -> f64 {
         let all = self.stats.received + self.stats.lost;

@@ -20,8 +20,13 @@ use crate::deploy::control::Client;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::net;
 use crate::deploy::store::PieceStore;
-use crate::image::hash::{merge, piece_value};
+use crate::image::hash::piece_value;
 use crate::image::{Kind as BundleKind, Manifest};
+
+/// How often what changed on disk is fetched again.
+const REPAIRS_MAX: u32 = 2;
+/// How many places are told.
+const PLACES_TOLD_MAX: usize = 8;
 
 /// What `catch` needs.
 #[derive(Clone, Debug)]
@@ -79,18 +84,10 @@ pub fn catch(config: &Catch) -> Result<Receipt> {
     store.check_space(0)?;
     config.want.events.phase(Phase::Resuming);
     let have = store.resume(&joined.manifest.pieces, &config.want.events)?;
-    let (fetched, received) = run(config, &joined, &store, have, &counters, Nothing)?;
-    config.want.events.phase(Phase::Verifying);
-    let verifying = Instant::now();
-    verify(&joined.manifest, &store, &config.want.events)?;
+    let (fetched, proof) = fetch_and_prove(config, &joined, &store, have, &counters, started)?;
     store.rename(&config.file).or_kind_with(Kind::Storage, || {
         format!("Cannot complete {}", config.file.display())
     })?;
-    let proof = Proof {
-        started,
-        received,
-        verifying: verifying.elapsed(),
-    };
     Ok(finish(
         &mut joined,
         &config.want.events,
@@ -98,6 +95,45 @@ pub fn catch(config: &Catch) -> Result<Receipt> {
         &counters,
         &proof,
     ))
+}
+
+/// Completes the store and reads it back, until what is on disk is right.
+fn fetch_and_prove(
+    config: &Catch,
+    joined: &Joined,
+    store: &PieceStore,
+    have: Bitmap,
+    counters: &Arc<Counters>,
+    started: Instant,
+) -> Result<(Fetched, Proof)> {
+    let (mut fetched, mut received) = run(config, joined, store, have, counters, Nothing)?;
+    let mut repairs_left = REPAIRS_MAX;
+    loop {
+        let verifying = Instant::now();
+        let have = read_back(&joined.manifest, store, &config.want.events)?;
+        if have.is_full() {
+            let verifying = verifying.elapsed();
+            let proof = Proof {
+                started,
+                received,
+                verifying,
+            };
+            return Ok((fetched, proof));
+        }
+        let what = changed(&joined.manifest, &have);
+        if repairs_left == 0 {
+            return Err(Error::text(Kind::Integrity, format!("Again {what}"))
+                .hint("the disk is failing, or somebody writes to the file"));
+        }
+        config
+            .want
+            .events
+            .warn(format!("{what}; they are fetched again"));
+        let (again, more) = run(config, joined, store, have, counters, Nothing)?;
+        fetched.follow(again);
+        received += more;
+        repairs_left -= 1;
+    }
 }
 
 /// The file beside `file` that holds what has come so far.
@@ -134,16 +170,31 @@ fn run(
     Ok((fetched, received))
 }
 
-/// Reads the file back.
-fn verify(manifest: &Manifest, store: &PieceStore, events: &Events) -> Result {
-    let have = store.resume_all(&manifest.pieces, events)?;
-    if have.is_full() && merge(&manifest.pieces) == manifest.root {
-        return Ok(());
-    }
-    let wrong = have.len() - have.count();
-    let text = format!("{wrong} pieces changed on disk after they were written");
-    Err(Error::text(Kind::Integrity, text)
-        .hint("the disk is failing, or somebody writes to the file"))
+/// Reads the file back: which pieces are right on disk.
+fn read_back(manifest: &Manifest, store: &PieceStore, events: &Events) -> Result<Bitmap> {
+    events.phase(Phase::Verifying);
+    store.resume_all(&manifest.pieces, events)
+}
+
+/// Says which pieces are wrong, the first of them by where they lie in the file.
+fn changed(manifest: &Manifest, have: &Bitmap) -> String {
+    let geometry = manifest.geometry;
+    let wrong = geometry
+        .pieces()
+        .filter(|piece| !have.get(piece.as_usize()));
+    let places = wrong.take(PLACES_TOLD_MAX).map(|piece| {
+        let range = geometry.range(piece);
+        format!("{} to {}", range.start, range.end)
+    });
+    let places: Vec<String> = places.collect();
+    let count = have.len() - have.count();
+    let more = if count > places.len() {
+        " and others"
+    } else {
+        ""
+    };
+    let places = places.join(", ");
+    format!("{count} pieces changed on disk after they were written (bytes {places}{more})")
 }
 
 /// How long what took.

@@ -33,8 +33,8 @@ pub struct Conditions {
 pub struct Bursts {
     /// The chance of a good link to turn bad, per datagram.
     pub start: f64,
-    /// How many datagrams a bad time lasts in the mean, at least 1; where few are sent it ends after
-    /// [`BAD_TIME_MAX`], as a full queue drains whether or not somebody sends.
+    /// How many datagrams a bad time lasts in the mean, at least 1; where few are sent it ends
+    /// after [`BAD_TIME_MAX`], as a full queue drains whether or not somebody sends.
     pub length_mean: f64,
     /// The chance of a datagram to be lost in a bad time.
     pub loss: f64,
