@@ -1,8 +1,8 @@
 //! The pieces of a bundle under way, hashed for BitTorrent by the pool's workers, in the same pass.
 //!
 //! The writer copies what it writes into the piece under way. Full pieces go to the workers; while
-//! as many are out as the limit allows, the writer hashes the next one itself, so it never waits for
-//! workers that wait for it. Bounded by [`pieces_out_max`] pieces and the one under way.
+//! as many are out as the limit allows, the writer hashes the next one itself, so it never waits
+//! for workers that wait for it. Bounded by [`pieces_out_max`] pieces and the one under way.
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
