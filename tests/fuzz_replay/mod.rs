@@ -1,6 +1,7 @@
 //! The fuzz targets on their committed corpora, and on mutations of those from seeds.
 
 mod seeds;
+mod swarm_seeds;
 #[path = "../../fuzz/src/targets.rs"]
 #[allow(unreachable_pub, reason = "the fuzz package needs them public")]
 mod targets;
