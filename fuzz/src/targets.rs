@@ -27,6 +27,9 @@ use flashover::swarm::bencode::{self, DictWriter, Form, Item, ListWriter, Value}
 use flashover::swarm::magnet::MAGNET_BYTES_MAX;
 use flashover::swarm::{Magnet, Metainfo};
 
+#[path = "discovery.rs"]
+pub mod discovery;
+
 /// A target: its name, which is also its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -48,6 +51,9 @@ pub const ALL: &[Target] = &[
     ("magnet", magnet),
     ("receiver", receive),
     ("sender", send),
+    ("http_tracker", discovery::http_tracker),
+    ("udp_tracker", discovery::udp_tracker),
+    ("lsd", discovery::lsd),
 ];
 
 pub fn manifest(data: &[u8]) {

@@ -11,6 +11,7 @@ pub mod bytes;
 pub mod counter;
 pub mod event;
 pub mod id;
+pub mod random;
 pub mod ranges;
 pub mod time;
 pub mod units;

@@ -19,7 +19,6 @@
 pub mod announce;
 pub mod keys;
 pub mod limits;
-mod random;
 pub mod receiver;
 mod replay;
 pub mod sender;

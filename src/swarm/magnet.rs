@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::infohash::InfoHashes;
-use super::{Metainfo, hash};
+use super::{Metainfo, hash, percent};
 
 /// The longest link that is read, in bytes.
 pub const MAGNET_BYTES_MAX: usize = 64 << 10;
@@ -131,7 +131,7 @@ impl fmt::Display for Magnet {
         let trackers = self.trackers.iter().map(|url| ("tr", url));
         let seeds = self.web_seeds.iter().map(|url| ("ws", url));
         for (key, value) in name.chain(trackers).chain(seeds) {
-            write!(f, "&{key}={}", Encoded(value))?;
+            write!(f, "&{key}={}", percent::encode(value.as_bytes()))?;
         }
         for peer in &self.peers {
             write!(f, "&x.pe={peer}")?;
@@ -246,40 +246,10 @@ fn unbase32(digits: &str) -> Option<hash::Sha1> {
     Some(out)
 }
 
-/// Undoes percent-encoding; `+` is a space, as in forms.
+/// Undoes percent-encoding of a text.
 fn decoded(text: &str) -> Result<String, Error> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        match byte {
-            b'%' => {
-                let pair = rest
-                    .get(..2)
-                    .and_then(|pair| std::str::from_utf8(pair).ok());
-                let [byte] = pair.and_then(unhex).ok_or(Error::Encoding)?;
-                out.push(byte);
-                rest = &rest[2..];
-            }
-            b'+' => out.push(b' '),
-            _ => out.push(byte),
-        }
-    }
-    String::from_utf8(out).map_err(|_| Error::Encoding)
-}
-
-/// Text, percent-encoded but for unreserved characters.
-struct Encoded<'a>(&'a str);
-
-impl fmt::Display for Encoded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.bytes().try_for_each(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                write!(f, "{}", char::from(byte))
-            }
-            _ => write!(f, "%{byte:02X}"),
-        })
-    }
+    let bytes = percent::decode(text.as_bytes()).ok_or(Error::Encoding)?;
+    String::from_utf8(bytes).map_err(|_| Error::Encoding)
 }
 
 #[cfg(test)]

@@ -10,8 +10,12 @@
 pub mod bencode;
 pub mod hash;
 pub mod infohash;
+pub mod lsd;
 pub mod magnet;
 pub mod metainfo;
+mod percent;
+pub mod tracker;
+pub mod webseed;
 
 pub use infohash::{InfoHash, InfoHashes};
 pub use magnet::Magnet;

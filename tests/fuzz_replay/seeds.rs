@@ -1,6 +1,9 @@
 //! Small valid inputs for every target, to start from. After a format has changed:
 //! `cargo nextest run --run-ignored only -E 'test(fresh_corpora)'`.
 
+#[path = "discovery.rs"]
+mod discovery;
+
 use std::convert::Infallible;
 use std::fs;
 use std::net::SocketAddr;
@@ -107,6 +110,7 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         of_node(0, &done),
     ];
     seeds.push(("sender", "two", to_sender.concat()));
+    seeds.extend(discovery::all());
     seeds
 }
 

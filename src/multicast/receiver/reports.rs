@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::window::Window;
+use crate::base::random::Random;
 use crate::base::{Bitmap, Time};
 use crate::fec::Code;
 use crate::multicast::keys::TAG_SIZE;
@@ -10,7 +11,6 @@ use crate::multicast::limits::{
     DONE_INTERVAL, DONE_REPORTS, DONE_REPORTS_LARGE, REPORT_BYTES_MAX, REPORT_INTERVAL_MIN,
     REPORT_ITEMS_MAX, REPORT_LOOKBACK, RETRY_MAX, RETRY_MIN, SENDER_SILENCE_MAX,
 };
-use crate::multicast::random::Random;
 use crate::multicast::wire::control::Control;
 use crate::multicast::wire::report::{Item, Lack, REPORT_HEADER_SIZE, Report, item_len};
 

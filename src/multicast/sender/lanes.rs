@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::demand::{Demand, Urgency};
+use crate::base::random::Random;
 use crate::base::{Block, Blocks, PieceIndex, Time};
 use crate::fec::{Code, ESI_MAX, Esi, Shape};
 use crate::image::Geometry;
@@ -15,7 +16,6 @@ use crate::multicast::limits::{
     INTERLEAVE, LANES_MAX, PATIENT_LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, REPAIR_EXTRA,
     REPAIR_START_RANGE, REPAIRS_AT_ONCE,
 };
-use crate::multicast::random::Random;
 
 /// The lanes, and what is on its way into them.
 pub(super) struct Lanes<C: Code> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::block::PlainBlocks;
+use crate::base::random::Random;
 use crate::base::{Bitmap, Block, Counter, Counters, EpochId, NodeId, Time};
 use crate::fec::RaptorQ;
 use crate::image::Geometry;
@@ -14,7 +15,6 @@ use crate::image::hash::piece_value;
 use crate::machine::{
     Channel, Datagrams, DiskDone, DiskError, DiskKind, DiskOp, Input, Machine, Output,
 };
-use crate::multicast::random::Random;
 use crate::multicast::wire::lct::Header;
 use crate::multicast::wire::report::ReportHeader;
 use crate::multicast::{
@@ -78,7 +78,7 @@ pub(super) const PIECE_LOG2: u8 = 18;
 impl Room {
     pub(super) fn new(size: usize, piece_log2: u8, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let words = std::iter::repeat_with(|| random.next().to_le_bytes());
+        let words = std::iter::repeat_with(|| random.bits().to_le_bytes());
         let bundle: Vec<u8> = words.flatten().take(size).collect();
         let session = Session {
             tsi: 77,

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
+    /// Starts from a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) const fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub const fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -19,17 +22,17 @@ impl Random {
     }
 
     /// A number below `bound`, which is not 0.
-    pub(crate) const fn below(&mut self, bound: u32) -> u32 {
-        (((self.next() >> 32) * bound as u64) >> 32) as u32
+    pub const fn below(&mut self, bound: u32) -> u32 {
+        (((self.bits() >> 32) * bound as u64) >> 32) as u32
     }
 
     /// A duration from zero up to `max`.
-    pub(crate) fn up_to(&mut self, max: Duration) -> Duration {
+    pub fn up_to(&mut self, max: Duration) -> Duration {
         max.mul_f64(f64::from(self.below(1 << 20)) / f64::from(1 << 20))
     }
 
     /// `around`, a quarter more or less.
-    pub(crate) fn about(&mut self, around: Duration) -> Duration {
+    pub fn about(&mut self, around: Duration) -> Duration {
         around * 3 / 4 + self.up_to(around / 2)
     }
 }
