@@ -12,6 +12,7 @@ pub mod hash;
 pub mod infohash;
 pub mod magnet;
 pub mod metainfo;
+pub mod wire;
 
 pub use infohash::{InfoHash, InfoHashes};
 pub use magnet::Magnet;
