@@ -16,6 +16,7 @@ pub mod metainfo;
 mod percent;
 pub mod tracker;
 pub mod webseed;
+pub mod wire;
 
 pub use infohash::{InfoHash, InfoHashes};
 pub use magnet::Magnet;

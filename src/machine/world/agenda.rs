@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use super::bursts::BurstIndex;
 use super::host::HostIndex;
+use super::streams::Step;
 use crate::base::Time;
 use crate::machine::Channel;
 
@@ -45,7 +46,7 @@ struct Event {
     what: What,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum What {
     /// The moment that a machine asked for may have come.
     Timer { host: HostIndex, incarnation: u32 },
@@ -60,6 +61,8 @@ pub(super) enum What {
         /// Whether the link has done its harm already.
         decided: bool,
     },
+    /// Something happens to a stream.
+    Stream(Box<Step>),
     /// A disk operation ends.
     Disk {
         host: HostIndex,

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use super::disk::File;
 use super::link::Link;
 use crate::base::Time;
-use crate::machine::{Datagrams, DiskDone, DiskKind, DiskOp, Input, Machine, Output, Transmit};
+use crate::machine::{
+    Datagrams, DiskDone, DiskKind, DiskOp, Input, Machine, Output, StreamInput, StreamOp, Transmit,
+};
 
 /// A socket of a machine; its position in the list is its channel.
 #[derive(Clone, Debug)]
@@ -89,14 +91,21 @@ impl Host {
     }
 }
 
+/// What a machine wants done.
+pub(super) enum Op {
+    Disk(DiskOp),
+    Stream(StreamOp),
+}
+
 /// A machine of any type, for keeping senders and receivers in one list.
 pub(super) trait Guest: Any {
     fn datagrams(&mut self, datagrams: Datagrams<'_>, now: Time);
     fn disk_done(&mut self, done: DiskDone, now: Time);
+    fn stream(&mut self, input: StreamInput<'_>, now: Time);
     fn timeout(&mut self, now: Time);
     fn poll_transmit(&mut self, now: Time, buffer: &mut [u8]) -> Option<Transmit>;
-    /// Takes the next disk operation; events on the way go to who listens.
-    fn poll_disk(&mut self, now: Time) -> Option<DiskOp>;
+    /// Takes the next thing to do; events on the way go to who listens.
+    fn poll_op(&mut self, now: Time) -> Option<Op>;
     fn poll_timeout(&self) -> Option<Time>;
 }
 
@@ -127,12 +136,16 @@ where
         self.machine.poll_transmit(now, buffer)
     }
 
-    fn poll_disk(&mut self, now: Time) -> Option<DiskOp> {
+    fn stream(&mut self, input: StreamInput<'_>, now: Time) {
+        self.machine.handle(Input::Stream(input), now);
+    }
+
+    fn poll_op(&mut self, now: Time) -> Option<Op> {
         loop {
             match self.machine.poll_output()? {
-                Output::Disk(op) => return Some(op),
+                Output::Disk(op) => return Some(Op::Disk(op)),
+                Output::Stream(op) => return Some(Op::Stream(op)),
                 Output::Event(event) => (self.on_event)(now, event),
-                Output::Stream(op) => panic!("This world has no streams for {op:?}"),
             }
         }
     }

@@ -102,6 +102,21 @@ impl Link {
         (self.last_out, kept)
     }
 
+    /// Puts bytes of a stream behind all that waits; gives when they come out at the far end. A
+    /// stream waits for room, so nothing is dropped.
+    pub(super) fn carry(&mut self, now: Time, len: usize) -> Time {
+        let conditions = &self.conditions;
+        let mut out = now;
+        if conditions.rate > 0 {
+            let nanos = len as u128 * NANOS / u128::from(conditions.rate);
+            let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+            self.free_at = self.free_at.max(now) + Duration::from_nanos(nanos);
+            out = self.free_at;
+        }
+        self.last_out = (out + conditions.latency).max(self.last_out);
+        self.last_out
+    }
+
     /// Whether every datagram arrives as it is, so that no dice are needed.
     pub(super) fn is_perfect(&self) -> bool {
         let c = &self.conditions;

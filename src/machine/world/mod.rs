@@ -20,6 +20,7 @@ mod disk;
 mod host;
 mod link;
 mod random;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -35,8 +36,9 @@ pub use random::Random;
 
 use agenda::{Agenda, Port, What};
 use bursts::{Burst, BurstIndex, BurstStore};
-use host::{Guest, Host, Lodging};
+use host::{Guest, Host, Lodging, Op};
 use link::Fate;
+use streams::Streams;
 
 use super::{Channel, Datagrams, DiskKind, Input, Machine, Transmit};
 use crate::base::Time;
@@ -52,6 +54,7 @@ pub struct World {
     unicast: BTreeMap<SocketAddr, Port>,
     groups: BTreeMap<SocketAddr, Vec<Port>>,
     bursts: BurstStore,
+    streams: Streams,
     /// Where machines write what they send.
     outgoing: Vec<u8>,
     /// Where a delivery is put together.
@@ -101,6 +104,7 @@ impl World {
             unicast: BTreeMap::new(),
             groups: BTreeMap::new(),
             bursts: BurstStore::default(),
+            streams: Streams::default(),
             outgoing: vec![0; BURST_BYTES_MAX],
             incoming: Vec::with_capacity(BURST_BYTES_MAX),
             traffic: Traffic::default(),
@@ -151,6 +155,7 @@ impl World {
     /// Stops a host without warning: the machine is gone; of the writes under way some
     /// are done, some are not, some are torn. Does nothing to a host that is down.
     pub fn crash(&mut self, host: HostIndex) {
+        self.reset_streams(host);
         let place = &mut self.hosts[host.0];
         place.guest = None;
         place.incarnation += 1;
@@ -201,6 +206,7 @@ impl World {
                 } => {
                     self.arrive(burst, first..first + count, to, decided);
                 }
+                What::Stream(step) => self.stream_step(*step),
                 What::Disk {
                     host,
                     incarnation,
@@ -314,7 +320,14 @@ impl World {
             self.send(host, transmit, &outgoing[..transmit.len]);
         }
         self.outgoing = outgoing;
-        while let Some(op) = guest.poll_disk(self.now) {
+        while let Some(op) = guest.poll_op(self.now) {
+            let op = match op {
+                Op::Disk(op) => op,
+                Op::Stream(op) => {
+                    self.stream_op(host, op);
+                    continue;
+                }
+            };
             let place = &mut self.hosts[host.0];
             let delay = place.files[usize::from(op.file.0)].delay(&mut self.random);
             let (incarnation, number) = (place.incarnation, self.disk_ops);
