@@ -83,6 +83,7 @@ fn bench(c: &mut Criterion) {
         let address = to.local();
         let driver = Driver::new(Setup {
             sockets: vec![from, to],
+            listeners: Vec::new(),
             files: Vec::new(),
             arena: None,
             ways: words.parse().expect("these are ways"),

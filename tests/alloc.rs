@@ -175,6 +175,7 @@ where
     let counters = Arc::new(Counters::default());
     let mut driver = Driver::new(Setup {
         sockets,
+        listeners: Vec::new(),
         files: vec![file],
         arena: Some(arena.clone()),
         ways,

@@ -47,6 +47,24 @@ counters! {
     SendFallbacks => "send_fallbacks_total",
     /// Datagrams that the kernel dropped because our receive buffer was full.
     DroppedByKernel => "dropped_by_kernel_total",
+    /// TCP connections opened, by either side.
+    StreamsOpened => "streams_opened_total",
+    /// TCP connections that ended.
+    StreamsClosed => "streams_closed_total",
+    /// TCP connections turned away because too many were open, or no descriptor was left.
+    StreamsRefused => "streams_refused_total",
+    /// Bytes that the kernel took to send on TCP connections.
+    StreamBytesOut => "stream_bytes_out_total",
+    /// Bytes received on TCP connections.
+    StreamBytesIn => "stream_bytes_in_total",
+    /// Sends made on TCP connections, each of many parts.
+    StreamSends => "stream_sends_total",
+    /// Receives made on TCP connections that brought bytes.
+    StreamReceives => "stream_receives_total",
+    /// Sends on TCP connections that were to be made without a copy.
+    StreamZeroCopies => "stream_zero_copies_total",
+    /// Those of them that the kernel copied after all.
+    StreamZeroCopiesCopied => "stream_zero_copies_copied_total",
     /// Datagrams that failed to parse.
     RejectedMalformed => "rejected_malformed_total",
     /// Datagrams that failed authentication: forged, damaged, or under another epoch's key.

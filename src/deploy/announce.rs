@@ -52,6 +52,7 @@ impl Announcing {
         let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
         let setup = Setup {
             sockets: vec![socket],
+            listeners: Vec::new(),
             files: Vec::new(),
             arena: None,
             ways: crate::engine::Ways::PLAIN,
@@ -149,6 +150,7 @@ pub(crate) fn find(
         .or_kind_with(Kind::Network, || format!("Cannot listen on {interface}"))?;
     let setup = Setup {
         sockets: vec![socket],
+        listeners: Vec::new(),
         files: Vec::new(),
         arena: None,
         ways: crate::engine::Ways::PLAIN,

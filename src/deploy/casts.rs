@@ -317,6 +317,7 @@ impl Run {
         let bundle = self.published.bundle.try_clone().or_kind(Kind::Storage)?;
         let setup = Setup {
             sockets: vec![self.socket],
+            listeners: Vec::new(),
             files: vec![bundle],
             arena: Some(arena.clone()),
             ways: self.net.ways,

@@ -28,6 +28,27 @@ pub const SOCKET_RECEIVE_BYTES: usize = 32 << 20;
 /// What a socket asks for as its send buffer.
 pub const SOCKET_SEND_BYTES: usize = 4 << 20;
 
+/// Streams of one driver; who connects to it beyond that is turned away.
+pub const STREAMS_MAX: usize = 8192;
+/// Connections that the kernel keeps until they are accepted.
+pub const STREAM_BACKLOG: i32 = 1024;
+/// The most bytes that one send of a stream gathers.
+pub const STREAM_BATCH_BYTES: usize = 1 << 20;
+/// The most parts that one send of a stream gathers; the kernel takes 1024.
+pub const STREAM_BATCH_PARTS: usize = 256;
+/// Bytes that the kernel takes of a stream before the network can carry them.
+pub const STREAM_UNSENT_BYTES: usize = 512 * 1024;
+/// Bytes of one receive buffer for streams.
+pub const STREAM_BUFFER_BYTES: usize = 64 * 1024;
+/// Receive buffers for streams that a ring gives to the kernel; a power of two.
+pub const STREAM_BUFFERS: u16 = 64;
+/// The shortest send of a stream that is worth being made without a copy.
+pub const STREAM_ZERO_COPY_BYTES_MIN: usize = 32 * 1024;
+/// Sends without a copy of one stream that the kernel may still read from; the next one is copied.
+pub const STREAM_ZERO_COPIES_MAX: u32 = 16;
+/// Readiness that is asked for at a time, of plain streams.
+pub const STREAM_EVENTS_PER_TURN: usize = 64;
+
 /// Sockets of one driver, and files of one driver: what a `Channel` or `FileId` can name.
 pub const CHANNELS_MAX: usize = 256;
 /// Entries of a ring's submission queue; its completion queue has four times as many.
@@ -50,6 +71,12 @@ pub const OUTPUTS_PER_TURN: usize = 1024;
 /// Commands that may wait for the driver.
 pub const COMMANDS_WAITING_MAX: usize = 1024;
 
+/// How long a stream may take to open: the first attempt to connect, and two more.
+pub const STREAM_CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long sent bytes of a stream may stay unacknowledged.
+pub const STREAM_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a listener rests when a connection cannot be accepted, as when no descriptor is left.
+pub const STREAM_ACCEPT_REST: Duration = Duration::from_millis(100);
 /// How long a plain send waits for room in the socket before its datagrams count as lost.
 pub const SEND_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end of a run waits for what the kernel still does.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   pool   Arena: blocks of memory that the ring knows
-//!   net    sockets (multicast, GSO/GRO) and network interfaces
+//!   net    sockets (multicast, GSO/GRO; TCP) and network interfaces
 //!   disk   reads and writes of whole runs of bytes
 //!   ring   the owner of an io_uring and of everything in flight in it
 //!   drive  Driver: one machine, one thread, one backend (ring, or plain system calls)
@@ -27,7 +27,7 @@ pub mod ways;
 pub use drive::{Driver, Setup};
 pub use error::{Error, ErrorKind, Result};
 pub use mailbox::{Commands, Mailbox, mailbox};
-pub use net::{Interface, Socket};
+pub use net::{Interface, Listener, Socket};
 pub use pool::Arena;
 pub use probe::{Capabilities, RingFound, SocketFound, probe};
 pub use ways::{Backend, Ways};

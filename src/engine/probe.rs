@@ -93,6 +93,7 @@ pub fn probe(ways: Ways, arena_bytes: usize) -> Result<Capabilities> {
     });
     let driver = Driver::new(Setup {
         sockets: vec![socket],
+        listeners: Vec::new(),
         files: Vec::new(),
         arena: Some(arena),
         ways,

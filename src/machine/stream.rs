@@ -107,6 +107,20 @@ pub enum StreamInput<'a> {
     },
 }
 
+impl StreamInput<'_> {
+    /// Of which stream it tells.
+    #[must_use]
+    pub const fn id(&self) -> StreamId {
+        match self {
+            Self::Accepted { id, .. }
+            | Self::Connected { id }
+            | Self::Received { id, .. }
+            | Self::Sent { id, .. }
+            | Self::Closed { id, .. } => *id,
+        }
+    }
+}
+
 /// Why a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {

@@ -120,6 +120,7 @@ impl Listening {
         let counters = Arc::clone(start.counters);
         let setup = Setup {
             sockets: vec![group, reports],
+            listeners: Vec::new(),
             files: vec![start.store.file().try_clone().or_kind(Kind::Storage)?],
             arena: Some(arena.clone()),
             ways: start.net.ways,

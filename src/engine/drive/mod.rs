@@ -3,6 +3,7 @@
 //! ```text
 //!   Mailbox ──commands──►┐                         ┌──► sends  (staging slots)
 //!   sockets ──datagrams─►├─► Machine::handle ──────┼──► disk operations
+//!   streams ──bytes─────►│                         ├──► stream operations
 //!   disk ────results────►│      poll_transmit      └──► events (to the job's function)
 //!   clock ───timeout────►┘      poll_output
 //! ```
@@ -16,12 +17,14 @@
 pub(super) mod burst;
 mod channels;
 mod plain;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod uring;
 
 use std::fmt;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
@@ -31,6 +34,7 @@ use std::time::{Duration, Instant};
 pub(super) use self::channels::Batches;
 use self::channels::Channels;
 use self::plain::Plain;
+use self::streams::{Options, Streams};
 use self::uring::Uring;
 use super::error::{Error, ErrorKind, Result};
 use super::limits::{
@@ -38,18 +42,22 @@ use super::limits::{
     OUTPUTS_PER_TURN, SEGMENTS_MAX, SENDS_PER_TURN, SLEEP_MAX, TIMER_SLACK_NANOS,
 };
 use super::mailbox::Commands;
-use super::net::Socket;
+use super::net::{Listener, Socket};
 use super::pool::Arena;
 use super::ring::{Orders, Ring};
 use super::ways::{Backend, Way, Ways};
 use crate::base::{Counters, Time};
-use crate::machine::{Datagrams, DiskDone, DiskOp, Input, Machine, Output, Transmit};
+use crate::machine::{
+    Datagrams, DiskDone, DiskOp, Input, Machine, Output, StreamInput, StreamOp, Transmit,
+};
 
 /// What a driver is made of.
 #[derive(Debug)]
 pub struct Setup {
     /// The machine's sockets: `Channel(i)` is the `i`-th, at most 256.
     pub sockets: Vec<Socket>,
+    /// Where others may connect to the machine. It may open streams itself without any.
+    pub listeners: Vec<Listener>,
     /// The machine's files: `FileId(i)` is the `i`-th, at most 256.
     pub files: Vec<File>,
     /// The memory of the machine's blocks, for the ring to know; others work too, a little slower.
@@ -70,6 +78,7 @@ pub struct Driver {
     origin: Instant,
     files_count: usize,
     channels_count: usize,
+    listens_on: Vec<SocketAddr>,
     notes: Vec<String>,
 }
 
@@ -86,6 +95,7 @@ impl Driver {
         }
         let files_count = setup.files.len();
         let channels_count = setup.sockets.len();
+        let listens_on = setup.listeners.iter().map(Listener::local).collect();
         let (io, backend, notes) = open(setup)?;
         Ok(Self {
             io,
@@ -93,6 +103,7 @@ impl Driver {
             origin: Instant::now(),
             files_count,
             channels_count,
+            listens_on,
             notes,
         })
     }
@@ -104,6 +115,12 @@ impl Driver {
             Backend::Ring => "ring",
             Backend::Auto | Backend::Plain => "plain",
         }
+    }
+
+    /// Where others may connect to the machine.
+    #[must_use]
+    pub fn listens_on(&self) -> &[SocketAddr] {
+        &self.listens_on
     }
 
     /// How the kernel is asked at the moment; for sends and receives, on the slowest socket.
@@ -163,7 +180,10 @@ impl Driver {
     ) -> Result<()> {
         while !commands.stopped() {
             let mut turn = Turn::default();
-            if self.tell(machine, commands, &mut turn, on_event).is_break() {
+            if self
+                .tell(machine, commands, &mut turn, on_event)?
+                .is_break()
+            {
                 return Ok(());
             }
             let patience = if commands.waiting() || turn.is_spent() {
@@ -186,9 +206,10 @@ impl Driver {
                 let input = match arrival {
                     Arrival::Datagrams(datagrams) => Input::Datagrams(datagrams),
                     Arrival::Disk(done) => Input::Disk(done),
+                    Arrival::Stream(input) => Input::Stream(input),
                 };
                 machine.handle(input, now(self.origin));
-                if self.ask(machine, &mut turn, on_event).is_break() {
+                if self.ask(machine, &mut turn, on_event)?.is_break() {
                     return Ok(());
                 }
             }
@@ -203,13 +224,15 @@ impl Driver {
         commands: &Commands<M::Command>,
         turn: &mut Turn,
         on_event: &mut impl FnMut(M::Event) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    ) -> Result<ControlFlow<()>> {
         for _ in 0..COMMANDS_PER_TURN {
             let Some(command) = commands.take() else {
                 break;
             };
             machine.handle(Input::Command(command), self.now());
-            self.ask(machine, turn, on_event)?;
+            if self.ask(machine, turn, on_event)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         let now = self.now();
         if machine.poll_timeout().is_some_and(|at| at <= now) {
@@ -224,7 +247,7 @@ impl Driver {
         machine: &mut M,
         turn: &mut Turn,
         on_event: &mut impl FnMut(M::Event) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    ) -> Result<ControlFlow<()>> {
         while turn.sends > 0 {
             let slot = self.io.slot();
             turn.is_blocked = slot.is_none();
@@ -244,8 +267,12 @@ impl Driver {
         while turn.outputs > 0 {
             match machine.poll_output() {
                 None => break,
-                Some(Output::Event(event)) => on_event(event)?,
-                Some(Output::Stream(op)) => panic!("This driver has no streams for {op:?}"),
+                Some(Output::Event(event)) => {
+                    if on_event(event).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Some(Output::Stream(op)) => self.io.stream(op)?,
                 Some(Output::Disk(op)) => {
                     let known = usize::from(op.file.0) < self.files_count;
                     assert!(known, "a machine names one of its files");
@@ -254,7 +281,7 @@ impl Driver {
             }
             turn.outputs -= 1;
         }
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn check(&self, transmit: &Transmit, slot_len: usize) {
@@ -333,11 +360,16 @@ fn open(setup: Setup) -> Result<(Box<dyn Io>, Backend, Vec<String>)> {
         (None, Some(socket)) => Batches::probe(socket),
         (None, None) => Batches::BOTH,
     };
+    let options = Options {
+        waits: ring.is_some(),
+        zero_copy: ring.is_some() && setup.ways.send == Way::ZeroCopy,
+    };
+    let streams = Streams::new(setup.listeners, options, Arc::clone(&setup.counters))?;
     let channels = Channels::new(setup.sockets, setup.ways, batches, setup.counters)?;
     notes.extend(channels.notes(setup.ways));
     let Some(ring) = ring else {
         let batched = setup.ways.receive > Way::Single && batches.receive;
-        let plain = Plain::new(channels, setup.files, batched)?;
+        let plain = Plain::new(channels, streams, setup.files, batched)?;
         return Ok((Box::new(plain), Backend::Plain, notes));
     };
     if let Some(e) = ring.unregistered_because() {
@@ -345,7 +377,7 @@ fn open(setup: Setup) -> Result<(Box<dyn Io>, Backend, Vec<String>)> {
             "The memory of blocks is not registered with the ring ({e}); raise RLIMIT_MEMLOCK"
         ));
     }
-    let uring = Uring::new(ring, channels, setup.files);
+    let uring = Uring::new(ring, channels, streams, setup.files);
     Ok((Box::new(uring), Backend::Ring, notes))
 }
 
@@ -359,7 +391,7 @@ pub(super) fn in_full(e: &Error) -> String {
 
 /// How the loop asks the kernel; one implementation per backend.
 ///
-/// Within a run the order is: any number of `slot`+`send` and `disk`, then `wait`, then `next`
+/// Within a run the order is: any number of `slot`+`send`, `disk` and `stream`, then `wait`, then `next`
 /// until it gives `None`.
 trait Io {
     /// Begins a run; `wake` becomes readable when the loop should look at its commands.
@@ -371,6 +403,8 @@ trait Io {
     fn send(&mut self, transmit: Transmit);
     /// Begins a disk operation.
     fn disk(&mut self, op: DiskOp);
+    /// Begins what the machine wants of a stream.
+    fn stream(&mut self, op: StreamOp) -> Result<()>;
     /// Hands everything to the kernel and waits for something to happen, no longer than `timeout`.
     fn wait(&mut self, timeout: Duration) -> Result<()>;
     /// The next thing that happened.
@@ -385,4 +419,5 @@ trait Io {
 enum Arrival<'a> {
     Datagrams(Datagrams<'a>),
     Disk(DiskDone),
+    Stream(StreamInput<'a>),
 }

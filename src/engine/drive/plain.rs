@@ -4,6 +4,8 @@
 //! It coalesces like the ring where the kernel can; it enters the kernel once per burst, and disk
 //! operations hold its thread.
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
@@ -12,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use libc::{POLLERR, POLLIN, POLLOUT};
 
+use self::streams::PlainStreams;
 use super::burst::{Burst, Verdict};
 use super::channels::Channels;
+use super::streams::{Streams, errno_of};
 use super::{Arrival, Io};
 use crate::base::{Blocks, Counter};
 use crate::engine::disk;
@@ -25,10 +29,11 @@ use crate::engine::mailbox;
 use crate::engine::net::sys::{self, InMessages, OutMessage};
 use crate::engine::pool::Arena;
 use crate::engine::ways::Way;
-use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, Transmit};
+use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, StreamOp, Transmit};
 
 pub(super) struct Plain {
     channels: Channels,
+    streams: PlainStreams,
     files: Vec<File>,
     wake: Option<OwnedFd>,
     /// The staging slot while it is free.
@@ -39,26 +44,34 @@ pub(super) struct Plain {
     inbox: InMessages,
     /// Whose they are, and which of them the loop has not had yet.
     inbox_left: (Channel, Range<usize>),
-    /// What is waited for: every channel by index, then the wake-up.
+    /// What is waited for: every channel by index, then streams, then the wake-up.
     polled: Vec<libc::pollfd>,
     /// Which channels may have something, by index.
     readable: Vec<bool>,
     /// The channel to look at first, so that none starves another.
     cursor: usize,
     receive_failures: u32,
+    /// Whether a stream had its turn before the channels.
+    streams_first: bool,
     done: VecDeque<DiskDone>,
 }
 
 impl Plain {
     /// Takes the sockets and files; `batched` allows several messages per entry into the kernel.
-    pub(super) fn new(channels: Channels, files: Vec<File>, batched: bool) -> Result<Self> {
+    pub(super) fn new(
+        channels: Channels,
+        streams: Streams,
+        files: Vec<File>,
+        batched: bool,
+    ) -> Result<Self> {
         let slot = Arena::new(SEND_SLOT_BYTES, 1)?
             .take()
             .expect("a new arena lends its blocks");
         Ok(Self {
             readable: vec![false; channels.count()],
-            polled: Vec::with_capacity(channels.count() + 1),
+            polled: Vec::with_capacity(channels.count() + 2),
             channels,
+            streams: PlainStreams::new(streams)?,
             files,
             wake: None,
             slot: Some(OutMessage::new(slot)),
@@ -67,6 +80,7 @@ impl Plain {
             inbox_left: (Channel(0), 0..0),
             cursor: 0,
             receive_failures: 0,
+            streams_first: false,
             done: VecDeque::new(),
         })
     }
@@ -146,7 +160,7 @@ impl Io for Plain {
     fn start(&mut self, wake: BorrowedFd<'_>) -> Result<()> {
         let failed = |e| Error::os(ErrorKind::Wait, "Cannot duplicate a descriptor", e);
         self.wake = Some(wake.try_clone_to_owned().map_err(failed)?);
-        Ok(())
+        self.streams.start()
     }
 
     fn slot(&mut self) -> Option<&mut [u8]> {
@@ -167,10 +181,15 @@ impl Io for Plain {
         self.done.push_back(disk::perform(file, op));
     }
 
+    fn stream(&mut self, op: StreamOp) -> Result<()> {
+        self.streams.begin(op)
+    }
+
     fn wait(&mut self, timeout: Duration) -> Result<()> {
+        self.streams.push()?;
         let (_, left) = &self.inbox_left;
         let timeout = if self.done.is_empty() && left.is_empty() {
-            timeout
+            self.streams.patience(timeout)
         } else {
             Duration::ZERO
         };
@@ -185,6 +204,8 @@ impl Io for Plain {
             let fd = self.channels.fd(channel);
             self.polled.push(sys::polled(fd.as_raw_fd(), POLLIN | out));
         }
+        self.polled
+            .push(sys::polled(self.streams.poll_fd().as_raw_fd(), POLLIN));
         self.polled.push(sys::polled(wake.as_raw_fd(), POLLIN));
         match sys::poll(&mut self.polled, timeout) {
             Ok(()) => {}
@@ -193,6 +214,9 @@ impl Io for Plain {
         }
         if self.polled.pop().is_some_and(|fd| fd.revents != 0) {
             mailbox::clear(wake.as_fd());
+        }
+        if self.polled.pop().is_some_and(|fd| fd.revents != 0) {
+            self.streams.look()?;
         }
         for (readable, fd) in self.readable.iter_mut().zip(&self.polled) {
             *readable = fd.revents & (POLLIN | POLLERR) != 0;
@@ -209,6 +233,13 @@ impl Io for Plain {
     fn next(&mut self) -> Result<Option<Arrival<'_>>> {
         if let Some(done) = self.done.pop_front() {
             return Ok(Some(Arrival::Disk(done)));
+        }
+        // In turns, so that neither starves the other.
+        self.streams_first = !self.streams_first;
+        if self.streams_first
+            && let Some(came) = self.streams.next()?
+        {
+            return Ok(Some(Arrival::Stream(self.streams.lend(came))));
         }
         while let Some((channel, index)) = self.receive()? {
             let (bytes, from, controls) = self.inbox.get(index);
@@ -227,7 +258,8 @@ impl Io for Plain {
                 dropped_total,
             })));
         }
-        Ok(None)
+        let came = self.streams.next()?;
+        Ok(came.map(|came| Arrival::Stream(self.streams.lend(came))))
     }
 
     fn finish(&mut self, patience: Duration) {
@@ -240,14 +272,11 @@ impl Io for Plain {
             self.push(burst, until.min(deadline));
         }
         self.done.clear();
+        self.streams.clear();
         self.wake = None;
     }
 
     fn channels(&self) -> &Channels {
         &self.channels
     }
-}
-
-fn errno_of(e: &std::io::Error) -> i32 {
-    e.raw_os_error().unwrap_or(libc::EIO)
 }

@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::*;
 use crate::base::Counter;
@@ -10,6 +9,7 @@ use crate::machine::Channel;
 
 mod disk;
 mod namespace;
+mod streams;
 
 /// Both backends, each in its best way.
 const BOTH: [Ways; 2] = [
@@ -148,6 +148,7 @@ fn stage(ways: Ways, sockets: Vec<Socket>, files: Vec<File>, arena: Option<&Aren
     let (mailbox, commands) = mailbox().unwrap();
     let driver = Driver::new(Setup {
         sockets,
+        listeners: Vec::new(),
         files,
         arena: arena.cloned(),
         ways,

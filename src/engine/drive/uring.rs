@@ -1,6 +1,8 @@
 //! The backend of the ring: standing receives, batches of sends and disk operations, one entry into
 //! the kernel per turn.
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::burst::Burst;
 use super::channels::Channels;
+use super::streams::Streams;
 use super::{Arrival, Io};
 use crate::base::{Blocks, Counter};
 use crate::engine::disk::{self, Place, Run, Step};
@@ -18,9 +21,11 @@ use crate::engine::limits::{
 use crate::engine::mailbox;
 use crate::engine::net::sys::OutMessage;
 use crate::engine::pool::Arena;
-use crate::engine::ring::{Buffer, Completion, Ring};
+use crate::engine::ring::{Buffer, Completion, Ring, StreamBuffer};
 use crate::engine::ways::Way;
-use crate::machine::{Channel, Datagrams, DiskDone, DiskOp, Transmit};
+use crate::machine::{
+    Channel, Datagrams, DiskDone, DiskOp, StreamId, StreamInput, StreamOp, Transmit,
+};
 
 pub(super) struct Uring {
     ring: Ring,
@@ -47,8 +52,15 @@ pub(super) struct Uring {
     disk_in_flight: usize,
     /// Those that ended without it.
     done: VecDeque<DiskDone>,
-    /// The buffer whose message the loop was given last.
-    lent: Option<Buffer>,
+    streams: Streams,
+    /// Slots of streams without an order to receive.
+    deaf_streams: Vec<usize>,
+    /// Listeners without an order to accept.
+    idle_listeners: Vec<usize>,
+    /// Bytes of a stream that were taken without the ring.
+    scratch: Vec<u8>,
+    /// The buffer whose bytes the loop was given last.
+    lent: Option<Lent>,
     /// Whether something is sent with the next entry.
     sent: bool,
     /// Whether something was received with the last entry.
@@ -58,8 +70,22 @@ pub(super) struct Uring {
     receive_failures: u32,
 }
 
+/// A buffer whose bytes the loop looks at.
+enum Lent {
+    Message(Buffer),
+    Stream(StreamBuffer),
+}
+
+/// Bytes that came in.
+enum Came {
+    Message(Channel, Buffer, usize),
+    Stream(StreamId, StreamBuffer, usize),
+    /// So many of a stream, in the scratch.
+    Scratch(StreamId, usize),
+}
+
 impl Uring {
-    pub(super) fn new(ring: Ring, channels: Channels, files: Vec<File>) -> Self {
+    pub(super) fn new(ring: Ring, channels: Channels, streams: Streams, files: Vec<File>) -> Self {
         Self {
             staging: ring.staging().clone(),
             ring,
@@ -75,6 +101,10 @@ impl Uring {
             waiting: VecDeque::new(),
             disk_in_flight: 0,
             done: VecDeque::new(),
+            streams,
+            deaf_streams: Vec::new(),
+            idle_listeners: Vec::new(),
+            scratch: Vec::new(),
             lent: None,
             sent: false,
             received: false,
@@ -93,6 +123,7 @@ impl Uring {
         while let Some(channel) = self.deaf.pop() {
             self.ring.receive(self.channels.fd(channel), channel)?;
         }
+        self.push_streams()?;
         self.push_transfers()
     }
 
@@ -130,8 +161,8 @@ impl Uring {
         }
     }
 
-    /// Takes completions until one is a message; gives it.
-    fn take(&mut self) -> Result<Option<(Channel, Buffer, usize)>> {
+    /// Takes completions until one has bytes that came in, or the machine is to be told something.
+    fn take(&mut self) -> Result<Option<Came>> {
         while let Some(completion) = self.ring.complete() {
             match completion {
                 Completion::Sent(mut burst, verdict) => {
@@ -166,9 +197,16 @@ impl Uring {
                     match result {
                         Ok((buffer, len)) => {
                             self.receive_failures = 0;
-                            return Ok(Some((channel, buffer, len)));
+                            return Ok(Some(Came::Message(channel, buffer, len)));
                         }
                         Err(errno) => self.judge_failure(errno)?,
+                    }
+                }
+                Completion::Stream(done) => {
+                    let came = self.take_stream(done)?;
+                    // The loop wants to hear of everything in its order.
+                    if came.is_some() || self.streams.has_news() {
+                        return Ok(came);
                     }
                 }
                 Completion::Woken => {
@@ -195,8 +233,44 @@ impl Uring {
     }
 
     fn recycle(&mut self) {
-        if let Some(buffer) = self.lent.take() {
-            self.ring.recycle(buffer);
+        match self.lent.take() {
+            None => {}
+            Some(Lent::Message(buffer)) => self.ring.recycle(buffer),
+            Some(Lent::Stream(buffer)) => self.ring.recycle_stream(buffer),
+        }
+    }
+
+    /// Lends the loop a message that is not empty.
+    fn lend_message(&mut self, channel: Channel, buffer: Buffer, len: usize) -> Arrival<'_> {
+        let Lent::Message(buffer) = self.lent.insert(Lent::Message(buffer)) else {
+            unreachable!("it was inserted in this line")
+        };
+        let message = self.ring.message(buffer, len);
+        let message = message.expect("the caller has read it");
+        let (segment_size, dropped_total) =
+            self.channels
+                .received(channel, message.bytes.len(), message.controls);
+        Arrival::Datagrams(Datagrams {
+            channel,
+            from: message.from,
+            bytes: message.bytes,
+            segment_size,
+            dropped_total,
+        })
+    }
+
+    /// Takes what has happened and tells nobody.
+    fn discard(&mut self) {
+        while let Ok(came) = self.take() {
+            match came {
+                Some(Came::Message(_, buffer, _)) => self.ring.recycle(buffer),
+                Some(Came::Stream(_, buffer, _)) => self.ring.recycle_stream(buffer),
+                Some(Came::Scratch(..)) => {}
+                None if self.done.is_empty() && !self.streams.has_news() => break,
+                None => {}
+            }
+            self.done.clear();
+            while self.streams.news().is_some() {}
         }
     }
 
@@ -212,6 +286,7 @@ impl Io for Uring {
         self.wake = Some(wake.try_clone_to_owned().map_err(failed)?);
         self.wake_due = true;
         self.deaf = self.channels.all().collect();
+        self.idle_listeners = (0..self.streams.listeners.len()).collect();
         let free = std::iter::from_fn(|| self.staging.take());
         self.slots.extend(free.map(OutMessage::new));
         Ok(())
@@ -236,6 +311,10 @@ impl Io for Uring {
         }
     }
 
+    fn stream(&mut self, op: StreamOp) -> Result<()> {
+        self.begin_stream(op)
+    }
+
     fn wait(&mut self, timeout: Duration) -> Result<()> {
         self.recycle();
         if std::mem::take(&mut self.received) {
@@ -244,8 +323,8 @@ impl Io for Uring {
         }
         let before = self.ring.entries();
         self.push_all()?;
-        let timeout = if self.done.is_empty() {
-            timeout
+        let timeout = if self.done.is_empty() && !self.streams.has_news() {
+            self.streams.patience(timeout)
         } else {
             Duration::ZERO
         };
@@ -260,41 +339,44 @@ impl Io for Uring {
 
     fn next(&mut self) -> Result<Option<Arrival<'_>>> {
         self.recycle();
-        let (channel, buffer, len) = loop {
+        loop {
             if let Some(done) = self.done.pop_front() {
                 return Ok(Some(Arrival::Disk(done)));
             }
+            if let Some(news) = self.streams.news() {
+                return Ok(Some(Arrival::Stream(news)));
+            }
             match self.take()? {
-                Some((channel, buffer, len)) => {
+                Some(Came::Message(channel, buffer, len)) => {
                     self.received = true;
                     let is_empty = self
                         .ring
                         .message(&buffer, len)
                         .is_none_or(|message| message.bytes.is_empty());
                     if !is_empty {
-                        break (channel, buffer, len);
+                        return Ok(Some(self.lend_message(channel, buffer, len)));
                     }
                     self.channels.received(channel, 0, Default::default());
                     self.ring.recycle(buffer);
                 }
-                None if self.done.is_empty() => return Ok(None),
+                Some(Came::Stream(id, buffer, len)) => {
+                    self.received = true;
+                    let Lent::Stream(buffer) = self.lent.insert(Lent::Stream(buffer)) else {
+                        unreachable!("it was inserted in this line")
+                    };
+                    let bytes = self.ring.stream_bytes(buffer, len);
+                    let input = StreamInput::Received { id, bytes };
+                    return Ok(Some(Arrival::Stream(input)));
+                }
+                Some(Came::Scratch(id, len)) => {
+                    let bytes = &mut self.scratch[..len];
+                    let input = StreamInput::Received { id, bytes };
+                    return Ok(Some(Arrival::Stream(input)));
+                }
+                None if self.done.is_empty() && !self.streams.has_news() => return Ok(None),
                 None => {}
             }
-        };
-        let message = self
-            .ring
-            .message(self.lent.insert(buffer), len)
-            .expect("it was read in the line above the break");
-        let (segment_size, dropped_total) =
-            self.channels
-                .received(channel, message.bytes.len(), message.controls);
-        Ok(Some(Arrival::Datagrams(Datagrams {
-            channel,
-            from: message.from,
-            bytes: message.bytes,
-            segment_size,
-            dropped_total,
-        })))
+        }
     }
 
     fn finish(&mut self, patience: Duration) {
@@ -308,14 +390,13 @@ impl Io for Uring {
             if left.is_zero() || self.ring.enter(left).is_err() {
                 break;
             }
-            while let Ok(Some((_, buffer, _))) = self.take() {
-                self.ring.recycle(buffer);
-            }
-            self.done.clear();
+            self.discard();
         }
         if self.ring.quiesce(patience) {
             (self.sends_in_flight, self.disk_in_flight) = (0, 0);
         }
+        self.streams.clear();
+        self.deaf_streams.clear();
         self.outbox.clear();
         self.wake = None;
     }

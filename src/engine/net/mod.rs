@@ -5,6 +5,7 @@
 //! is reported by [`Socket`], and the driver does without.
 
 pub mod interface;
+pub(super) mod stream;
 pub mod sys;
 
 use std::io;
@@ -18,6 +19,7 @@ use super::error::{Error, ErrorKind, Result};
 use super::limits::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 
 pub use interface::Interface;
+pub use stream::Listener;
 
 /// A bound UDP socket and what the kernel granted it.
 #[derive(Debug)]

@@ -9,11 +9,11 @@
 //! exactly one [`Buffer`]; only the owner of that reads it. `taken`, `order` and `give` keep it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::types::{BufRingEntry, Fd};
+use io_uring::types::Fd;
 use io_uring::{Submitter, opcode, squeue};
 
+use super::shelf::Shelf;
 use crate::base::{Block, Blocks};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::limits::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS};
@@ -31,10 +31,7 @@ pub(super) struct ReceiveBuffers {
 enum Supply {
     /// Through a ring, for standing orders.
     Ring {
-        /// The ring's entries: `RECEIVE_BUFFERS` of them from the start of this block. The kernel
-        /// reads it, and both sides use the tail that overlays the first entry.
-        entries: Block,
-        tail: u16,
+        shelf: Shelf,
         /// What a receive looks like: room for an address and ancillary data.
         shape: Box<libc::msghdr>,
     },
@@ -65,25 +62,14 @@ pub(in crate::engine) struct Message<'a> {
 impl ReceiveBuffers {
     /// Makes the buffers and hands all of them to the kernel.
     pub(super) fn register(submitter: &Submitter<'_>) -> Result<Self> {
-        const { assert!(RECEIVE_BUFFERS.is_power_of_two()) };
-        let entries_bytes = usize::from(RECEIVE_BUFFERS) * size_of::<BufRingEntry>();
-        let entries = Arena::new(entries_bytes, 1)?
-            .take()
-            .expect("a new arena lends its blocks");
-        let address = entries.as_ptr() as u64;
         let mut shape = empty_header();
         shape.msg_namelen = u32::try_from(NAME_BYTES).expect("an address is short");
         shape.msg_controllen = CONTROL_BYTES;
         let supply = Supply::Ring {
-            entries,
-            tail: 0,
+            shelf: Shelf::register(submitter, GROUP, RECEIVE_BUFFERS)?,
             shape: Box::new(shape),
         };
         let mut buffers = Self::new(RECEIVE_BUFFERS, supply)?;
-        // SAFETY: the block is page-aligned, has room for every entry, and is freed after the ring
-        // (`Ring` drops its io_uring first) or never (`park`).
-        unsafe { submitter.register_buf_ring_with_flags(address, RECEIVE_BUFFERS, GROUP, 0) }
-            .map_err(|e| Error::os(ErrorKind::Ring, "Cannot register receive buffers", e))?;
         for id in 0..RECEIVE_BUFFERS {
             buffers.give(Buffer(id));
         }
@@ -194,28 +180,10 @@ impl ReceiveBuffers {
         let ours = &mut self.ours[usize::from(id)];
         assert!(*ours, "a buffer is given once");
         *ours = false;
-        let (entries, tail) = match &mut self.supply {
-            Supply::Ring { entries, tail, .. } => (entries, tail),
-            Supply::Orders { free, .. } => return free.push(id),
-        };
-        let block = &mut self.blocks[usize::from(id)];
-        let (address, len) = (block.as_mut_ptr() as u64, RECEIVE_BUFFER_BYTES);
-        let base: *mut BufRingEntry = entries.as_mut_ptr().cast();
-        let at = usize::from(*tail % RECEIVE_BUFFERS);
-        // SAFETY: at < RECEIVE_BUFFERS, and the block has room for that many entries.
-        let slot = unsafe { base.add(at) };
-        // SAFETY: the slot is in the block, aligned, initialised (zeroed memory), and the kernel
-        // reads it only after the tail below has passed it.
-        let entry = unsafe { &mut *slot };
-        entry.set_addr(address);
-        entry.set_len(u32::try_from(len).expect("a receive buffer is small"));
-        entry.set_bid(id);
-        *tail = tail.wrapping_add(1);
-        // SAFETY: `base` is the first entry of a registered ring, as this asks for.
-        let shared = unsafe { BufRingEntry::tail(base) };
-        // SAFETY: the tail lies in our block, aligned for u16, and is only touched atomically.
-        let shared = unsafe { AtomicU16::from_ptr(shared.cast_mut()) };
-        shared.store(*tail, Ordering::Release);
+        match &mut self.supply {
+            Supply::Ring { shelf, .. } => shelf.put(&mut self.blocks[usize::from(id)], id),
+            Supply::Orders { free, .. } => free.push(id),
+        }
     }
 
     /// Reads the message of `len` bytes, headers included, in a buffer of ours.

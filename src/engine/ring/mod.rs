@@ -12,7 +12,10 @@
 #![allow(unsafe_code)]
 
 mod buffers;
+mod flights;
 mod registered;
+mod shelf;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +29,10 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 use self::buffers::ReceiveBuffers;
 pub(super) use self::buffers::{Buffer, Message};
+use self::flights::{Flight, Flights};
 use self::registered::{COPIED, Registered, send_entry};
+use self::streams::StreamBuffers;
+pub(super) use self::streams::{Listening, SentGather, StreamBuffer, StreamDone};
 use super::disk::Run;
 use super::drive::burst::{Burst, Verdict};
 use super::error::{Error, ErrorKind, Result};
@@ -39,34 +45,12 @@ pub(super) struct Ring {
     uring: IoUring,
     flights: Flights,
     buffers: ReceiveBuffers,
+    /// Those for TCP streams, once there are some.
+    stream_buffers: Option<StreamBuffers>,
     registered: Registered,
     mode: Mode,
     /// How often the kernel was entered.
     entries: u64,
-}
-
-/// An operation that the kernel has, with the memory that it may touch.
-pub(super) enum Flight {
-    /// The messages of a burst: how many have not ended, and what the kernel says of the others.
-    Send {
-        burst: Burst,
-        left: usize,
-        verdict: Verdict,
-        /// What it said about a message that it still reads.
-        said: Option<std::result::Result<usize, i32>>,
-    },
-    /// A read or write.
-    Disk(Run),
-    /// The order to receive on a socket: a standing one, which is served from the ring's receive
-    /// buffers, or one for a message into the named buffer.
-    Receive {
-        channel: Channel,
-        buffer: Option<Buffer>,
-    },
-    /// The order to say when the mailbox has something; it touches no memory.
-    Wake,
-    /// The order to cancel all others; it touches no memory.
-    Cancel,
 }
 
 /// What the kernel says about an operation.
@@ -82,6 +66,8 @@ pub(super) enum Completion {
         /// Whether the standing order holds on; otherwise it is to be given again.
         more: bool,
     },
+    /// Something came of an operation on a TCP stream.
+    Stream(StreamDone),
     /// The mailbox has something; the order is to be given again.
     Woken,
 }
@@ -134,6 +120,7 @@ impl Ring {
             uring,
             flights: Flights::default(),
             buffers,
+            stream_buffers: None,
             registered: Registered::new()?,
             mode,
             entries: 0,
@@ -362,13 +349,14 @@ impl Ring {
                 return Some(self.judge_receive(index, channel, entry));
             }
             Flight::Send { .. } => return self.judge_send(index, entry),
+            Flight::Stream(_) => return self.judge_stream(index, entry),
             Flight::Disk(_) | Flight::Wake | Flight::Cancel => {}
         }
         match self.flights.remove(index) {
             Flight::Disk(run) => Some(Completion::Disk(run, result(entry))),
             Flight::Wake => Some(Completion::Woken),
             Flight::Cancel => None,
-            Flight::Receive { .. } | Flight::Send { .. } => {
+            Flight::Receive { .. } | Flight::Send { .. } | Flight::Stream(_) => {
                 unreachable!("these were dealt with above")
             }
         }
@@ -428,12 +416,16 @@ impl Ring {
                 return false;
             }
             while let Some(completion) = self.complete() {
-                if let Completion::Received {
-                    result: Ok((buffer, _)),
-                    ..
-                } = completion
-                {
-                    self.recycle(buffer);
+                match completion {
+                    Completion::Received {
+                        result: Ok((buffer, _)),
+                        ..
+                    } => self.recycle(buffer),
+                    Completion::Stream(StreamDone::Received {
+                        result: Ok(Some((buffer, _))),
+                        ..
+                    }) => self.recycle_stream(buffer),
+                    _ => {}
                 }
             }
         }
@@ -452,6 +444,9 @@ impl Drop for Ring {
         );
         std::mem::forget(std::mem::take(&mut self.flights));
         self.buffers.park();
+        if let Some(buffers) = &mut self.stream_buffers {
+            buffers.park();
+        }
         self.registered.park();
     }
 }
@@ -556,45 +551,4 @@ struct Found {
     standing: bool,
     /// Whether messages can be sent from registered memory.
     zero_copy: bool,
-}
-
-/// The table of what is in flight.
-#[derive(Default)]
-struct Flights {
-    entries: Vec<Option<Flight>>,
-    free: Vec<usize>,
-    count: usize,
-}
-
-impl Flights {
-    fn insert(&mut self, flight: Flight) -> u64 {
-        self.count += 1;
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.entries[index] = Some(flight);
-                index
-            }
-            None => {
-                self.entries.push(Some(flight));
-                self.entries.len() - 1
-            }
-        };
-        index as u64
-    }
-
-    fn get_mut(&mut self, index: u64) -> &mut Flight {
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| self.entries.get_mut(index))
-            .and_then(Option::as_mut)
-            .expect("the kernel names what we gave it, and names it last once")
-    }
-
-    fn remove(&mut self, index: u64) -> Flight {
-        let index = usize::try_from(index).expect("an index of ours fits");
-        let flight = self.entries[index].take();
-        self.free.push(index);
-        self.count -= 1;
-        flight.expect("the kernel names what we gave it, and names it last once")
-    }
 }

@@ -95,6 +95,6 @@ pub(super) fn send_entry(fd: Fd, header: *const libc::msghdr, is_zero_copy: bool
 /// `IORING_RECVSEND_FIXED_BUF`: the message lies in registered memory.
 const FIXED_BUFFER: u16 = 1 << 2;
 /// `IORING_SEND_ZC_REPORT_USAGE`: the kernel is to tell whether it had to copy.
-const REPORT_USAGE: u16 = 1 << 3;
+pub(super) const REPORT_USAGE: u16 = 1 << 3;
 /// `IORING_NOTIF_USAGE_ZC_COPIED`: it had to.
 pub(super) const COPIED: u32 = 1 << 31;

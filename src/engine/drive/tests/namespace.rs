@@ -25,14 +25,19 @@ fn in_namespace_with_little_to_lock(test: &str, mtu: u32) -> bool {
     in_namespace_under(&[&root[..], &drop[..]].concat(), test, mtu)
 }
 
-fn in_namespace_under(limits: &[&str], test: &str, mtu: u32) -> bool {
+pub(super) fn in_namespace_under(limits: &[&str], test: &str, mtu: u32) -> bool {
     const MARK: &str = "FLASHOVER_TEST_NAMESPACE";
     if std::env::var_os(MARK).is_some() {
         let mtu = mtu.to_string();
         ip(&["link", "set", "lo", "mtu", &mtu, "multicast", "on", "up"]);
         return true;
     }
-    let name = format!("engine::drive::tests::namespace::{test}");
+    let room = if test.contains("::") {
+        ""
+    } else {
+        "namespace::"
+    };
+    let name = format!("engine::drive::tests::{room}{test}");
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount"]);
     if rustix::process::geteuid().is_root() {

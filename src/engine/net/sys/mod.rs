@@ -6,6 +6,7 @@
 //! `man 3 cmsg`.
 #![allow(unsafe_code)]
 
+mod gather;
 mod message;
 #[cfg(test)]
 pub(crate) mod refuse;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
+pub use self::gather::Gather;
 pub use self::message::{InMessages, OutMessage, batches};
 
 /// Room for the longest address that a UDP socket has: `sockaddr_in6`.

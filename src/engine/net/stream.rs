@@ -1,0 +1,114 @@
+//! TCP sockets as machines need them: listeners, and the options of every connection.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Type};
+
+use super::sys;
+use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::limits::{STREAM_BACKLOG, STREAM_PATIENCE, STREAM_UNSENT_BYTES};
+use crate::machine::Closed;
+
+/// A TCP socket that others connect to.
+pub struct Listener {
+    inner: socket2::Socket,
+    local: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on an address; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// When the address is not ours or in use.
+    pub fn bind(address: SocketAddr) -> Result<Self> {
+        Self::try_bind(address).map_err(|e| {
+            let context = format!("Cannot listen on {address}");
+            Error::os(ErrorKind::Socket, context, e)
+        })
+    }
+
+    fn try_bind(address: SocketAddr) -> io::Result<Self> {
+        let inner = open(address)?;
+        if address.is_ipv6() {
+            inner.set_only_v6(true)?;
+        }
+        // Connections of a run before may still be waited out.
+        inner.set_reuse_address(true)?;
+        inner.bind(&SockAddr::from(address))?;
+        inner.listen(STREAM_BACKLOG)?;
+        let local = inner
+            .local_addr()?
+            .as_socket()
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { inner, local })
+    }
+
+    /// The address that it is bound to.
+    #[must_use]
+    pub const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether an accept or receive waits: a ring's must, a plain one must not.
+    pub(in crate::engine) fn set_waits(&self, waits: bool) -> io::Result<()> {
+        self.inner.set_nonblocking(!waits)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Listener({})", self.local)
+    }
+}
+
+/// Opens a socket to connect to `to` with.
+pub(in crate::engine) fn dialler(to: SocketAddr, waits: bool) -> io::Result<OwnedFd> {
+    let inner = open(to)?;
+    inner.set_nonblocking(!waits)?;
+    tune(&inner);
+    Ok(inner.into())
+}
+
+/// Sets the options of a connection. What the kernel refuses only makes it slower.
+///
+/// The kernel takes few bytes that it cannot send yet: what waits in the machine can still be
+/// chosen otherwise, and its count of sent bytes says what is on the network.
+pub(in crate::engine) fn tune(fd: impl AsFd) {
+    let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+    let unsent = i32::try_from(STREAM_UNSENT_BYTES).unwrap_or(i32::MAX);
+    for (name, value) in [
+        (libc::TCP_NODELAY, 1),
+        (libc::TCP_NOTSENT_LOWAT, unsent),
+        (libc::TCP_USER_TIMEOUT, millis(STREAM_PATIENCE)),
+    ] {
+        let _slower = sys::set_option(&fd, libc::SOL_TCP, name, value);
+    }
+}
+
+/// What an `errno` of a connection says about its end.
+pub(in crate::engine) fn closed_by(errno: i32) -> Closed {
+    match errno {
+        libc::ECONNREFUSED => Closed::Refused,
+        libc::ETIMEDOUT => Closed::TimedOut,
+        libc::EMFILE | libc::ENFILE => Closed::TooMany,
+        other => Closed::Errno(other),
+    }
+}
+
+fn open(like: SocketAddr) -> io::Result<socket2::Socket> {
+    socket2::Socket::new(
+        Domain::for_address(like),
+        Type::STREAM.cloexec(),
+        Some(Protocol::TCP),
+    )
+}
