@@ -45,7 +45,7 @@ pub(crate) const ROOMS: &[Room] = &[
         unsafe_modules: &["engine/ring", "engine/pool", "engine/net/sys"],
         imports: &["base", "machine"] },
     Room { name: "capture", pure: false, unsafe_modules: &[],
-        imports: &["base", "image", "tree", "engine"] },
+        imports: &["base", "image", "swarm", "tree", "engine"] },
     Room { name: "install", pure: false, unsafe_modules: &[],
         imports: &["base", "image", "tree", "engine"] },
     Room { name: "monitor", pure: false, unsafe_modules: &[],

@@ -23,6 +23,9 @@ use flashover::multicast::wire::lct::{HEADER_SIZE, Header};
 use flashover::multicast::wire::report::{REPORT_HEADER_SIZE, Report, ReportHeader};
 use flashover::multicast::{GROUP, PlainCipher, REPORTS, Secret, Session};
 use flashover::multicast::{receiver, sender};
+use flashover::swarm::bencode::{self, DictWriter, Form, Item, ListWriter, Value};
+use flashover::swarm::magnet::MAGNET_BYTES_MAX;
+use flashover::swarm::{Magnet, Metainfo};
 
 /// A target: its name, which is also its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -40,6 +43,9 @@ pub const ALL: &[Target] = &[
     ("token", token),
     ("words", words),
     ("range", range_header),
+    ("bencode", bencode),
+    ("metainfo", metainfo),
+    ("magnet", magnet),
     ("receiver", receive),
     ("sender", send),
 ];
@@ -188,6 +194,89 @@ pub fn range_header(data: &[u8]) {
         assert!(part.start < part.end && part.end <= size);
         let written = format!("bytes={}-{}", part.start, part.end - 1);
         assert_eq!(range::parse(Some(&written), size), Asked::Part(part));
+    }
+}
+
+/// Any text; what is canonical is written back the same.
+pub fn bencode(data: &[u8]) {
+    let canonical = bencode::parse(data, Form::Canonical);
+    if let Ok(value) = &canonical {
+        assert_eq!(rewritten(value), data);
+    }
+    if let Ok((value, rest)) = bencode::parse_front(data, Form::AnyOrder) {
+        assert_eq!(value.span().len() + rest.len(), data.len());
+        let sorted = rewritten(&value);
+        let again = bencode::parse(&sorted, Form::Canonical).expect("it was written so");
+        assert_eq!(rewritten(&again), sorted);
+        assert!(canonical.is_err() || sorted == data);
+    }
+}
+
+fn rewritten(value: &Value<'_>) -> Vec<u8> {
+    match value.item() {
+        Item::Int(int) => bencode::int(*int),
+        Item::Bytes(bytes) => bencode::bytes(bytes),
+        Item::List(values) => {
+            let mut list = ListWriter::new();
+            for value in values {
+                list.raw(&rewritten(value));
+            }
+            list.finish()
+        }
+        Item::Dict(values) => {
+            let mut dict = DictWriter::new();
+            for (key, value) in values.iter() {
+                dict.raw(key, rewritten(value));
+            }
+            dict.finish()
+        }
+    }
+}
+
+/// A torrent from anybody: paths that are safe, pieces that cover it, and the same when written.
+pub fn metainfo(data: &[u8]) {
+    let Ok(torrent) = Metainfo::parse(data) else {
+        return;
+    };
+    let written = torrent.emit();
+    assert_eq!(Metainfo::parse(&written).as_ref(), Ok(&torrent));
+    let layout = torrent.info().layout();
+    let mut seen = std::collections::BTreeSet::new();
+    for file in layout.files().iter().filter(|file| !file.is_pad()) {
+        let is_safe = |name: &Vec<u8>| {
+            !matches!(&name[..], b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
+        };
+        assert!(!file.path.is_empty() && file.path.iter().all(is_safe));
+        assert!(seen.insert(&file.path), "no two files have one path");
+    }
+    for path in &seen {
+        for depth in 1..path.len() {
+            assert!(
+                !seen.contains(&path[..depth].to_vec()),
+                "no file is a directory"
+            );
+        }
+    }
+    let pieces: Vec<PieceIndex> = layout.pieces().take(4).collect();
+    for piece in pieces {
+        let range = layout.piece_range(piece);
+        let parts = layout.parts(range.clone());
+        let len: u64 = parts.map(|part| part.range.end - part.range.start).sum();
+        assert_eq!(len, range.end - range.start);
+        // A refusal is an answer, too.
+        let _verdict = torrent.check(piece, &data[..data.len().min(64)]);
+    }
+    let magnet = Magnet::of(&torrent);
+    let read: Magnet = magnet.to_string().parse().expect("what is written is read");
+    assert_eq!(read.names, magnet.names);
+}
+
+pub fn magnet(data: &[u8]) {
+    if let Some(magnet) = text(data).and_then(|text| text.parse::<Magnet>().ok()) {
+        let written = magnet.to_string();
+        if written.len() <= MAGNET_BYTES_MAX {
+            assert_eq!(written.parse(), Ok(magnet));
+        }
     }
 }
 

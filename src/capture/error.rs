@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::Serial;
 use crate::image::{self, ImageName};
+use crate::swarm::metainfo;
 use crate::tree;
 
 /// A result of this room.
@@ -23,6 +24,9 @@ pub enum Error {
     /// The image has no such publication.
     #[error("Image {0} has no publication {1}")]
     NoBundle(ImageName, Serial),
+    /// The publication is of a version before torrents.
+    #[error("Publication {1} of image {0} has no torrent")]
+    NoTorrent(ImageName, Serial),
     /// The image was never published.
     #[error("Image {0} was never published")]
     NeverPublished(ImageName),
@@ -84,6 +88,23 @@ pub enum Error {
         /// What is wrong with it.
         #[source]
         source: image::Error,
+    },
+    /// A torrent is not what it should be, or cannot be made.
+    #[error("{} is no sound torrent", path.display())]
+    Torrent {
+        /// The torrent, or what it was to be made of.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: metainfo::Error,
+    },
+    /// A file that a torrent cannot say.
+    #[error("A torrent cannot hold {path}: {why}")]
+    NotInTorrents {
+        /// Its path in the tree.
+        path: String,
+        /// What it is.
+        why: &'static str,
     },
     /// The tree could not be read.
     #[error("Cannot read the image's tree")]

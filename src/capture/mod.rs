@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod copy;
+mod cutter;
 pub mod diff;
 mod error;
 pub mod import;
@@ -12,6 +13,7 @@ mod pack;
 pub mod publish;
 mod source;
 mod store;
+pub mod torrent;
 pub mod verify;
 mod writer;
 

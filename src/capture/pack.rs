@@ -3,6 +3,8 @@
 //! ```text
 //!   planner --- jobs ---> workers: read, hash, compress --- done ---> writer (the caller's thread)
 //!      ^                                                                |
+//!      |                                ^                               |
+//!      |                                +------ pieces to hash ---------+
 //!      +------------------------ free buffers --------------------------+
 //! ```
 //!
@@ -13,8 +15,9 @@
 
 use std::ops::Range;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, select_biased};
 
+use super::cutter::{PieceDone, PieceJob};
 use super::source::Source;
 use super::writer::{BundleWriter, ChunkHash, FileHashes, Written};
 use super::{Error, Result};
@@ -51,8 +54,9 @@ pub(super) fn pack(
             free.send(buffer).expect("the channel holds all buffers");
         }
         for _ in 0..workers {
-            let (jobs_in, done) = (jobs_in.clone(), done.clone());
-            scope.spawn(move || work(source, level, &jobs_in, &done));
+            let (jobs_in, pieces_in) = (jobs_in.clone(), writer.piece_jobs());
+            let done = done.clone();
+            scope.spawn(move || work(source, level, &jobs_in, &pieces_in, &done));
         }
         drop(jobs_in);
         let planner = scope.spawn(move || {
@@ -80,6 +84,9 @@ pub(super) fn pack(
             let result = result?;
             for (file_size, chunk) in result.hashes {
                 hashes.put(file_size, chunk);
+            }
+            if let Some(piece) = result.piece {
+                writer.put_piece(piece);
             }
             if let Some((index, frame, packed)) = result.frame {
                 // The planner may have left already.
@@ -116,6 +123,8 @@ enum Job {
         file_size: u64,
         offsets: Range<u64>,
     },
+    /// Hash a piece of the bundle.
+    Piece(PieceJob),
 }
 
 /// What a worker did.
@@ -125,6 +134,7 @@ struct Done {
     /// Values of chunks, with the sizes of their files.
     hashes: Vec<(u64, ChunkHash)>,
     content_size: u64,
+    piece: Option<PieceDone>,
 }
 
 /// Why the planner ends early.
@@ -253,13 +263,27 @@ fn hash_holes(
     send(at..file_size)
 }
 
-/// Does jobs until there are no more, or nobody wants them done.
-fn work(source: &Source, level: i32, jobs: &Receiver<Job>, done: &Sender<Result<Done>>) {
+/// Does jobs until there are no more, or nobody wants them done. Pieces come first: they are what
+/// the frames before became.
+fn work(
+    source: &Source,
+    level: i32,
+    jobs: &Receiver<Job>,
+    pieces: &Receiver<PieceJob>,
+    done: &Sender<Result<Done>>,
+) {
     let mut worker = match Worker::new(source, level) {
         Ok(worker) => worker,
         Err(error) => return drop(done.send(Err(error))),
     };
-    for job in jobs {
+    loop {
+        let job = select_biased! {
+            recv(pieces) -> piece => piece.map(Job::Piece),
+            recv(jobs) -> job => job,
+        };
+        let Ok(job) = job else {
+            return;
+        };
         let result = match job {
             Job::Frame {
                 index,
@@ -271,6 +295,10 @@ fn work(source: &Source, level: i32, jobs: &Receiver<Job>, done: &Sender<Result<
                 file_size,
                 offsets,
             } => Ok(hash_zeros(entry, file_size, offsets)),
+            Job::Piece(piece) => Ok(Done {
+                piece: Some(piece.run()),
+                ..Done::default()
+            }),
         };
         if done.send(result).is_err() {
             return;

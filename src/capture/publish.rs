@@ -1,10 +1,12 @@
 //! An image becomes a bundle and its signed manifest: read once, packed by all cores.
 //!
 //! Equal images give equal bytes. A publication is there when its manifest is; the bundle was
-//! renamed into place before, so that whoever sees the manifest finds the bundle. When the new
+//! renamed into place before, and its torrent written, so that whoever sees the manifest finds
+//! both. When the new
 //! bundle is equal to the latest one, that one stays the latest.
 
 use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::pack::{Packed, pack};
@@ -16,6 +18,7 @@ use crate::base::Serial;
 use crate::base::event::Events;
 use crate::image::geometry::PIECE_LOG2_DEFAULT;
 use crate::image::{Entry, EntryKind, Geometry, ImageName, Kind, Manifest, sign};
+use crate::swarm::metainfo::{Draft, DraftFile, Forms, Metainfo, PieceHashes};
 
 /// How to publish.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Options {
     pub force: bool,
     /// How many threads compress; `None`: one per core.
     pub workers: Option<NonZero<usize>>,
+    /// Whether peers of the torrent may be found in other ways than by its trackers.
+    pub public: bool,
 }
 
 impl Default for Options {
@@ -37,6 +42,7 @@ impl Default for Options {
             piece_log2: PIECE_LOG2_DEFAULT,
             force: false,
             workers: None,
+            public: false,
         }
     }
 }
@@ -50,6 +56,8 @@ pub struct Published {
     pub bundle: PathBuf,
     /// Size of the sealed manifest, in bytes.
     pub manifest_size: u64,
+    /// The torrent of the bundle.
+    pub torrent: Metainfo,
     /// Whether nothing was published, because the latest publication is equal.
     pub unchanged: bool,
 }
@@ -74,7 +82,8 @@ pub struct Survey {
 /// # Errors
 /// If there is no such image, or it cannot be read.
 pub fn survey(store: &Store, name: &ImageName) -> Result<Survey> {
-    let source = Source::open(&store.image(name)?)?;
+    let image = store.image(name)?;
+    let source = Source::open(image.kind, &image.path)?;
     let entries = source.entries();
     let is_file = |entry: &&Entry| matches!(entry.kind, EntryKind::File { .. });
     Ok(Survey {
@@ -101,23 +110,38 @@ pub fn publish(
     let key = store.signing_key()?;
     let _lock = store.lock()?;
     let serial = next_serial(store, name)?;
-    let (manifest, temporary) = build(&image, serial, options, store.temporary_path(), events)?;
+    let built = build(&image, serial, options, store.temporary_path(), events)?;
     if !options.force
-        && let Some(old) = equal_publication(store, &manifest)
+        && let Some(old) = equal_publication(store, &built, options)?
     {
         return Ok(old);
     }
+    let torrent = torrent_of(store, &built, serial, options)?;
+    let Built {
+        manifest,
+        temporary,
+        ..
+    } = built;
     let sealed = sign::seal(&manifest, &key);
     let bundle = store.bundle_path(name, serial);
     let named = temporary.rename(&bundle)?;
+    write_whole(&store.torrent_path(name, serial), 0o644, &torrent.emit())?;
     write_whole(&store.manifest_path(name, serial), 0o644, &sealed)?;
     named.keep();
     Ok(Published {
         manifest,
         bundle,
         manifest_size: sealed.len() as u64,
+        torrent,
         unchanged: false,
     })
+}
+
+/// A bundle that has no name yet.
+struct Built {
+    manifest: Manifest,
+    torrent_pieces: Vec<PieceHashes>,
+    temporary: Temporary,
 }
 
 /// Packs an image into a temporary file and describes it.
@@ -127,13 +151,13 @@ fn build(
     options: &Options,
     path: PathBuf,
     events: &Events,
-) -> Result<(Manifest, Temporary)> {
-    let source = Source::open(image)?;
-    let writer = BundleWriter::create(path, 1 << options.piece_log2)?;
+) -> Result<Built> {
+    let source = Source::open(image.kind, &image.path)?;
     let workers = options
         .workers
         .or_else(|| std::thread::available_parallelism().ok())
         .map_or(1, NonZero::get);
+    let writer = BundleWriter::create(path, 1 << options.piece_log2, workers)?;
     let disk_name = format!("{}.img", image.name);
     let Packed {
         written,
@@ -164,7 +188,37 @@ fn build(
         name: image.name.clone(),
         source,
     })?;
-    Ok((manifest, written.temporary))
+    Ok(Built {
+        manifest,
+        torrent_pieces: written.torrent_pieces,
+        temporary: written.temporary,
+    })
+}
+
+/// The torrent of a bundle that is, or will be, publication `serial`.
+fn torrent_of(store: &Store, built: &Built, serial: Serial, options: &Options) -> Result<Metainfo> {
+    let bundle = store.bundle_path(&built.manifest.name, serial);
+    let geometry = built.manifest.geometry;
+    let draft = Draft {
+        name: bundle.file_name().unwrap_or_default().as_bytes().to_vec(),
+        files: vec![DraftFile {
+            len: geometry.bundle_size(),
+            ..DraftFile::default()
+        }],
+        piece_length: 1 << geometry.piece_log2(),
+        forms: Forms::Hybrid,
+        private: !options.public,
+        trackers: Vec::new(),
+        web_seeds: Vec::new(),
+        comment: None,
+    };
+    let torrent = draft
+        .plan()
+        .and_then(|plan| plan.finish(&built.torrent_pieces));
+    torrent.map_err(|source| Error::Torrent {
+        path: bundle,
+        source,
+    })
 }
 
 fn next_serial(store: &Store, name: &ImageName) -> Result<Serial> {
@@ -172,22 +226,39 @@ fn next_serial(store: &Store, name: &ImageName) -> Result<Serial> {
     Ok(Serial(latest.0 + 1))
 }
 
-/// The latest publication, if it describes the same bundle and is sound.
-fn equal_publication(store: &Store, manifest: &Manifest) -> Option<Published> {
-    let latest = store.latest(&manifest.name).ok()??;
-    let (old, sealed) = store.load_manifest(&manifest.name, latest).ok()?;
-    let bundle = store.bundle_path(&manifest.name, latest);
-    let size = std::fs::metadata(&bundle).ok()?.len();
+/// The latest publication, if it describes the same bundle and is sound. Its torrent is written
+/// again if it is another: it may be of a version before torrents, or be public now.
+fn equal_publication(store: &Store, built: &Built, options: &Options) -> Result<Option<Published>> {
+    let name = &built.manifest.name;
+    let Some(latest) = store.latest(name)? else {
+        return Ok(None);
+    };
+    let Ok((old, sealed)) = store.load_manifest(name, latest) else {
+        return Ok(None);
+    };
+    let bundle = store.bundle_path(name, latest);
+    let size = std::fs::metadata(&bundle).map_or(0, |about| about.len());
     let renumbered = Manifest {
         serial: latest,
-        ..manifest.clone()
+        ..built.manifest.clone()
     };
-    (old == renumbered && size == old.geometry.bundle_size()).then_some(Published {
+    if old != renumbered || size != old.geometry.bundle_size() {
+        return Ok(None);
+    }
+    let torrent = torrent_of(store, built, latest, options)?;
+    if !store
+        .load_torrent(name, latest)
+        .is_ok_and(|old| old == torrent)
+    {
+        write_whole(&store.torrent_path(name, latest), 0o644, &torrent.emit())?;
+    }
+    Ok(Some(Published {
         manifest: old,
         bundle,
         manifest_size: sealed.len() as u64,
+        torrent,
         unchanged: true,
-    })
+    }))
 }
 
 #[cfg(test)]

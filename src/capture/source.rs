@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-use super::{Error, Image, ImageKind, Result};
+use super::{Error, ImageKind, Result};
 use crate::image::{Entry, EntryIndex, EntryKind, Hash, Kind, Mtime, Owner};
 use crate::tree::{self, Node, NodeKind, Tree};
 
@@ -34,15 +34,15 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens an image; scans it if it is a tree.
-    pub(super) fn open(image: &Image) -> Result<Self> {
-        match image.kind {
+    /// Opens what is at `path`; scans it if it is a tree.
+    pub(super) fn open(kind: ImageKind, path: &Path) -> Result<Self> {
+        match kind {
             ImageKind::Tree => {
-                let tree = Tree::open(&image.path)?;
+                let tree = Tree::open(path)?;
                 let nodes = tree.scan(&tree::ScanOptions::default())?;
                 Ok(Self::Tree { tree, nodes })
             }
-            ImageKind::Disk => open_disk(&image.path),
+            ImageKind::Disk => open_disk(path),
         }
     }
 

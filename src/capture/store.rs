@@ -4,6 +4,7 @@
 //!   STORE/images/NAME/                     an image that is a tree
 //!   STORE/images/NAME.img                  an image that is a disk (or a link to a device)
 //!   STORE/bundles/NAME-SERIAL.tar.zst      a publication
+//!   STORE/bundles/NAME-SERIAL.torrent      its torrent, version 1 and 2
 //!   STORE/bundles/NAME-SERIAL.manifest     its sealed manifest; with it, a publication is there
 //!   STORE/keys/head.key, head.pub          the key that signs
 //!   STORE/lock                             held by whoever publishes
@@ -20,9 +21,10 @@ use std::path::{Path, PathBuf};
 use ring::rand::SecureRandom as _;
 use rustix::fs::FlockOperation;
 
-use super::{Error, Result};
+use super::{Error, Result, torrent};
 use crate::base::Serial;
 use crate::image::{ImageName, Manifest, PublicKey, SigningKey, sign};
+use crate::swarm::Metainfo;
 
 /// A store at a path.
 #[derive(Clone, Debug)]
@@ -194,6 +196,25 @@ impl Store {
         self.bundles_path().join(file)
     }
 
+    /// Where the torrent of a publication is; one of a version before torrents has none.
+    #[must_use]
+    pub fn torrent_path(&self, name: &ImageName, serial: Serial) -> PathBuf {
+        let file = format!("{name}-{serial}{TORRENT_SUFFIX}");
+        self.bundles_path().join(file)
+    }
+
+    /// Reads the torrent of a publication.
+    ///
+    /// # Errors
+    /// [`Error::NoTorrent`], or if it cannot be read or is none.
+    pub fn load_torrent(&self, name: &ImageName, serial: Serial) -> Result<Metainfo> {
+        let path = self.torrent_path(name, serial);
+        if !path.exists() {
+            return Err(Error::NoTorrent(name.clone(), serial));
+        }
+        torrent::load(&path)
+    }
+
     /// Reads the manifest of a publication, checked against the store's public key, and its sealed
     /// bytes.
     ///
@@ -221,6 +242,7 @@ impl Store {
     pub fn remove_bundle(&self, name: &ImageName, serial: Serial) -> Result<()> {
         for path in [
             self.manifest_path(name, serial),
+            self.torrent_path(name, serial),
             self.bundle_path(name, serial),
         ] {
             match fs::remove_file(&path) {
@@ -350,8 +372,12 @@ pub(super) fn write_whole(path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
 
 /// Makes a rename in the directory of `path` last.
 pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
-    path.parent()
-        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    match path.parent() {
+        None => Ok(()),
+        // A bare name lies here.
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(parent) => File::open(parent)?.sync_all(),
+    }
 }
 
 /// The names and paths in a directory; none if it is not there.
@@ -379,6 +405,7 @@ fn parse_serial(text: &str) -> Option<Serial> {
 
 const DISK_SUFFIX: &str = ".img";
 const BUNDLE_SUFFIX: &str = ".tar.zst";
+const TORRENT_SUFFIX: &str = ".torrent";
 const MANIFEST_SUFFIX: &str = ".manifest";
 const TEMPORARY_FILE: &str = ".publishing";
 const SECRET_FILE: &str = "head.key";

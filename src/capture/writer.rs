@@ -7,10 +7,14 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crossbeam::channel::Receiver;
+
+use super::cutter::{Cutter, PieceDone, PieceJob};
 use super::store::sync_directory_of;
 use super::{Error, Result};
 use crate::image::hash::{CHUNK_BYTES, PartsHasher, merge};
 use crate::image::{Entry, EntryKind, Frame, Hash, frame};
+use crate::swarm::metainfo::PieceHashes;
 
 /// A bundle that is being written.
 #[derive(Debug)]
@@ -18,21 +22,34 @@ pub(super) struct BundleWriter {
     path: PathBuf,
     file: File,
     hasher: PartsHasher,
+    cutter: Cutter,
     frames: Vec<Frame>,
     /// Frames that came before their turn, by index. Bounded by the buffers of the pipeline.
     early: BTreeMap<u32, (Frame, Vec<u8>)>,
 }
 
 impl BundleWriter {
-    pub(super) fn create(path: PathBuf, piece_size: u64) -> Result<Self> {
+    /// Starts a bundle in pieces of `piece_size` bytes; `workers` will help to hash them.
+    pub(super) fn create(path: PathBuf, piece_size: u32, workers: usize) -> Result<Self> {
         let file = File::create(&path).map_err(Error::store("write", &path))?;
         Ok(Self {
             path,
             file,
-            hasher: PartsHasher::new(piece_size),
+            hasher: PartsHasher::new(piece_size.into()),
+            cutter: Cutter::new(piece_size as usize, workers),
             frames: Vec::new(),
             early: BTreeMap::new(),
         })
+    }
+
+    /// Where workers find pieces to hash.
+    pub(super) fn piece_jobs(&self) -> Receiver<PieceJob> {
+        self.cutter.jobs()
+    }
+
+    /// Takes a piece that a worker hashed.
+    pub(super) fn put_piece(&mut self, piece: PieceDone) {
+        self.cutter.put(piece);
     }
 
     /// Takes a frame, writes what is in turn, and hands every written buffer to `recycle`.
@@ -64,12 +81,14 @@ impl BundleWriter {
             .sync_all()
             .map_err(Error::store("write", &self.path))?;
         let hasher = std::mem::replace(&mut self.hasher, PartsHasher::new(CHUNK_BYTES));
+        let cutter = std::mem::replace(&mut self.cutter, Cutter::new(0, 0));
         let size = hasher.size();
         let (root, pieces) = hasher.finish();
         Ok(Written {
             size,
             root,
             pieces,
+            torrent_pieces: cutter.finish(),
             frames: std::mem::take(&mut self.frames),
             temporary: Temporary(std::mem::take(&mut self.path)),
         })
@@ -77,6 +96,7 @@ impl BundleWriter {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
+        self.cutter.update(bytes);
         self.file
             .write_all(bytes)
             .map_err(Error::store("write", &self.path))
@@ -97,6 +117,7 @@ pub(super) struct Written {
     pub(super) size: u64,
     pub(super) root: Hash,
     pub(super) pieces: Vec<Hash>,
+    pub(super) torrent_pieces: Vec<PieceHashes>,
     pub(super) frames: Vec<Frame>,
     pub(super) temporary: Temporary,
 }

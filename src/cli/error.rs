@@ -103,6 +103,12 @@ impl From<capture::Error> for CommandError {
         use capture::Error as E;
         let (kind, hint) = match &error {
             E::NoImage(_) | E::NoBundle(..) => (Kind::Precondition, "see `flashover image list`"),
+            E::NoTorrent(..) => (Kind::Precondition, "publish it again"),
+            E::Torrent { .. } => (Kind::Integrity, ""),
+            E::NotInTorrents { .. } => (
+                Kind::Precondition,
+                "publish it as an image, which holds everything that a file system does",
+            ),
             E::NeverPublished(_) => (Kind::Precondition, "publish it: `flashover image publish`"),
             E::NoKey(_) => (Kind::Precondition, "make one: `flashover key generate`"),
             E::KeyExists(_) => (

@@ -19,6 +19,7 @@ mod publish;
 mod receive;
 mod serve;
 mod token;
+mod torrent;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -80,6 +81,9 @@ enum Command {
     Cast(cast::Args),
     /// Receive a plain file
     Catch(catch::Args),
+    /// Make, show and prove torrents of any file or directory
+    #[command(subcommand)]
+    Torrent(torrent::Command),
     /// Look at what this machine has, and what of it is used
     Doctor(doctor::Args),
 }
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Receive(args) => receive::run(&cli.global, &args),
         Command::Cast(args) => cast::run(&cli.global, &args),
         Command::Catch(args) => catch::run(&cli.global, &args),
+        Command::Torrent(command) => torrent::run(&cli.global, command),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
     };
     match result {

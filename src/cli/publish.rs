@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Global, error};
+use super::{Global, error, torrent};
 use crate::base::event::{Event, Events};
 use crate::base::units::{format_bytes, format_duration, parse_bytes};
 use crate::capture::{self, Options, Published, Store, Survey};
@@ -23,6 +23,9 @@ pub(crate) struct Publish {
     /// What is sent, checked and repaired at a time: a power of two from 64k to 16m
     #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = parse_piece_size)]
     piece_size: u8,
+    /// Let peers of the torrent be found in other ways than by its trackers
+    #[arg(long)]
+    public: bool,
     /// Publish even if nothing changed
     #[arg(long)]
     force: bool,
@@ -57,6 +60,7 @@ impl Publish {
             piece_log2: self.piece_size,
             force: self.force,
             workers: None,
+            public: self.public,
         };
         let bar = progress_bar(global);
         let started = Instant::now();
@@ -103,6 +107,7 @@ impl Publish {
                 "kind": kind_word(manifest.kind),
                 "unchanged": published.unchanged,
                 "bundle": published.bundle,
+                "torrent": torrent::facts(&published.torrent),
                 "root": manifest.root.to_string(),
                 "entries": manifest.entries.len(),
                 "files": files,
@@ -124,6 +129,7 @@ impl Publish {
         println!("{} {verb} {}", self.name, manifest.serial);
         println!("  bundle    {}", published.bundle.display());
         println!("  root      {}", manifest.root);
+        println!("  magnet    {}", torrent::magnet(&published.torrent));
         println!(
             "  content   {} in {files} files, {} entries",
             format_bytes(data_size),
@@ -139,7 +145,7 @@ impl Publish {
     }
 }
 
-fn progress_bar(global: &Global) -> ProgressBar {
+pub(super) fn progress_bar(global: &Global) -> ProgressBar {
     if global.quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -152,7 +158,7 @@ fn progress_bar(global: &Global) -> ProgressBar {
     bar
 }
 
-fn events_to(bar: &ProgressBar) -> Events {
+pub(super) fn events_to(bar: &ProgressBar) -> Events {
     let bar = bar.clone();
     Events::new(move |event| {
         if let Event::Progress {

@@ -339,3 +339,54 @@ fn mark_of(id: u32) -> u8 {
     let mut code = Counted::new(Arc::clone(&bundle), 10, 0);
     repair(&mut code, shape, &bundle, id)[0]
 }
+
+/// Who chooses which symbols arrive cannot keep a block from being decoded: what is singular for
+/// one session's repair symbols is not for another's, whose first is drawn at random, and two more
+/// symbols are enough. Source: RFC 6330 s5.3.3 leaves K symbols a chance of failure.
+#[test]
+fn row_37_selective_loss() {
+    let shape = Shape::new(20 * 64, 64).unwrap();
+    let block = bytes(shape.block_size(), 7);
+    let mut code = RaptorQ::new();
+    let needed = |code: &mut RaptorQ, lost: &BTreeSet<u32>, start: u32| {
+        let (out, used) = transfer(code, shape, &block, lost, start..start + 64);
+        assert_eq!(&out[..block.len()], block);
+        used
+    };
+    let mut state = 11_u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 8
+    };
+    let mut singular = Vec::new();
+    for _ in 0..6000 {
+        let lost: BTreeSet<u32> = (0..4).map(|_| random() % 20).collect();
+        let used = needed(&mut code, &lost, 1000);
+        if used as usize > lost.len() {
+            singular.push(lost);
+        }
+    }
+    assert!(
+        singular.len() > 3,
+        "{} sets of losses are singular",
+        singular.len()
+    );
+    let (mut again, mut most) = (0, 0);
+    for lost in &singular {
+        for start in 0..20 {
+            let used = needed(&mut code, lost, 5000 + 977 * start) as usize - lost.len();
+            again += usize::from(used > 0);
+            most = most.max(used);
+        }
+    }
+    let tries = singular.len() * 20;
+    println!(
+        "{} singular; {again} of {tries} elsewhere, {most} more at most",
+        singular.len()
+    );
+    assert!(
+        again * 10 < tries,
+        "{again} of {tries} sets are singular elsewhere too"
+    );
+    assert!(most <= 2, "{most} symbols beyond the deficit");
+}

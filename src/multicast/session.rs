@@ -61,17 +61,18 @@ impl Session {
     ///
     /// # Errors
     /// If it is cut, of another version, or describes what cannot be cast.
-    pub fn decode(bytes: &[u8]) -> Result<(Self, Secret), BadBytes> {
+    pub fn decode(bytes: &[u8]) -> Result<(Self, Secret), BadSession> {
         let mut reader = Reader::new(bytes);
-        if reader.u8()? != VERSION {
-            return Err(BadBytes::Value);
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(BadSession::Version(version));
         }
         let tsi = reader.u32()?;
         let epoch = EpochId(reader.u16()?);
         let ip = match reader.u8()? {
             4 => IpAddr::from(reader.array::<4>()?),
             6 => IpAddr::from(reader.array::<16>()?),
-            _ => return Err(BadBytes::Value),
+            _ => return Err(BadBytes::Value.into()),
         };
         let group = SocketAddr::new(ip, reader.u16()?);
         let report_port = reader.u16()?;
@@ -91,7 +92,7 @@ impl Session {
         if session.all_shapes_fit() {
             Ok((session, secret))
         } else {
-            Err(BadBytes::Value)
+            Err(BadBytes::Value.into())
         }
     }
 
@@ -103,6 +104,21 @@ impl Session {
             .into_iter()
             .all(|piece| piece.is_some_and(|piece| self.shape(piece).is_some()))
     }
+}
+
+/// Why a description is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSession {
+    /// Head and node are of versions that do not know each other's sessions.
+    #[error(
+        "The session is of format {0}, this version of flashover knows format {known}; run the same \
+         version on head and nodes",
+        known = VERSION
+    )]
+    Version(u8),
+    /// It does not parse.
+    #[error("The session does not parse")]
+    Bytes(#[from] BadBytes),
 }
 
 const VERSION: u8 = 1;
@@ -134,6 +150,17 @@ mod tests {
             for len in 0..bytes.len() {
                 prop_assert!(Session::decode(&bytes[..len]).is_err());
             }
+        }
+
+        /// A format of tomorrow is refused by a text that names both.
+        #[test]
+        fn row_40_other_versions_are_named(version in 2_u8.., tail: Vec<u8>) {
+            let bytes = [&[version], tail.as_slice()].concat();
+            let refused = Session::decode(&bytes).unwrap_err();
+            prop_assert_eq!(refused, BadSession::Version(version));
+            let text = refused.to_string();
+            let names_both = text.contains(&format!("format {version},")) && text.contains("format 1;");
+            prop_assert!(names_both, "{}", text);
         }
 
         #[test]

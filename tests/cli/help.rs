@@ -7,6 +7,7 @@ fn every_command_explains_itself() {
     for path in [
         "",
         "image",
+        "image publish",
         "key",
         "token",
         "token create",
@@ -16,6 +17,11 @@ fn every_command_explains_itself() {
         "receive",
         "cast",
         "catch",
+        "torrent",
+        "torrent create",
+        "torrent show",
+        "torrent verify",
+        "torrent magnet",
         "doctor",
     ] {
         let mut command = flashover();

@@ -4,4 +4,5 @@ mod faults;
 mod help;
 pub(crate) mod process;
 mod refusals;
+mod torrent;
 mod transfer;

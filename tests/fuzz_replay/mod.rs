@@ -1,6 +1,7 @@
 //! The fuzz targets on their committed corpora, and on mutations of those from seeds.
 
 mod seeds;
+mod swarm_seeds;
 #[path = "../../fuzz/src/targets.rs"]
 #[allow(unreachable_pub, reason = "the fuzz package needs them public")]
 mod targets;
@@ -27,7 +28,7 @@ fn corpora_replay() {
 }
 
 #[test]
-fn mutations_of_the_corpora_replay() {
+fn row_35_mutated_inputs_replay() {
     for (name, target) in targets::ALL {
         let corpus = corpus(name);
         for seed in 0..MUTATIONS {

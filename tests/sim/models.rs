@@ -1,10 +1,11 @@
 //! What the machines are made of: the real parts, and models of them that are cheap enough for
 //! thousands of receivers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flashover::base::{EpochId, NodeId, PieceIndex};
-use flashover::fec::{Code, Counted, RaptorQ};
+use flashover::fec::{Added, Assembly, Code, Counted, Error, Esi, RaptorQ, Shape};
 use flashover::image::Geometry;
 use flashover::image::hash::piece_value;
 use flashover::multicast::keys::{Cipher, Key, Secret, TAG_SIZE};
@@ -63,6 +64,82 @@ impl Parts for Modelled {
 
     fn verify(bundle: &Arc<[u8]>, geometry: Geometry) -> Compare {
         Compare(Arc::clone(bundle), geometry)
+    }
+}
+
+/// As [`Modelled`], with a decoder that fails the first time at every fifth piece.
+pub(super) struct Clumsy;
+
+impl Parts for Clumsy {
+    type Code = Failing;
+    type Cipher = PlainCipher;
+    type Verify = Compare;
+
+    fn code(bundle: &Arc<[u8]>, geometry: Geometry) -> Failing {
+        Failing {
+            code: Modelled::code(bundle, geometry),
+            failed: BTreeSet::new(),
+        }
+    }
+
+    fn cipher() -> PlainCipher {
+        PlainCipher
+    }
+
+    fn verify(bundle: &Arc<[u8]>, geometry: Geometry) -> Compare {
+        Modelled::verify(bundle, geometry)
+    }
+}
+
+/// The code of [`Clumsy`].
+pub(super) struct Failing {
+    code: Counted,
+    /// Pieces that failed once.
+    failed: BTreeSet<u32>,
+}
+
+/// The assembly of [`Clumsy`].
+pub(super) struct FailingAssembly {
+    assembly: <Counted as Code>::Assembly,
+    fails: bool,
+}
+
+impl Code for Failing {
+    type Assembly = FailingAssembly;
+
+    fn repair(
+        &mut self,
+        piece: u32,
+        shape: Shape,
+        block: &[u8],
+        esis: &[Esi],
+        symbols: &mut [u8],
+    ) -> Result<(), Error> {
+        self.code.repair(piece, shape, block, esis, symbols)
+    }
+
+    fn assembly(&mut self, piece: u32, shape: Shape) -> FailingAssembly {
+        FailingAssembly {
+            assembly: self.code.assembly(piece, shape),
+            fails: piece.is_multiple_of(5) && self.failed.insert(piece),
+        }
+    }
+}
+
+impl Assembly for FailingAssembly {
+    fn add(&mut self, esi: Esi, symbol: &[u8], block: &mut [u8]) -> Result<Added, Error> {
+        self.assembly.add(esi, symbol, block)
+    }
+
+    fn deficit(&self) -> u32 {
+        self.assembly.deficit()
+    }
+
+    fn complete(&mut self, block: &mut [u8]) -> Result<bool, Error> {
+        if self.fails {
+            return Err(Error::Panicked);
+        }
+        self.assembly.complete(block)
     }
 }
 

@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use super::super::error::Result;
+use super::super::torrent;
 use super::{Output, import};
 use crate::base::Serial;
 use crate::base::units::format_bytes;
+use crate::capture::torrent::Metainfo;
 use crate::capture::{Image, Store};
 use crate::image::{ImageName, Manifest};
 
@@ -82,8 +84,14 @@ pub(super) fn show(store: &Store, args: &ShowArgs) -> Result {
     let mut values = Vec::new();
     for &serial in &row.serials {
         let (manifest, _) = store.load_manifest(&row.name, serial)?;
-        text += &format!("\n\n{}", describe(&manifest));
-        values.push(value(&manifest));
+        let torrent = match store.load_torrent(&row.name, serial) {
+            Ok(torrent) => Some(torrent),
+            // It is of a version before torrents.
+            Err(crate::capture::Error::NoTorrent(..)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        text += &format!("\n\n{}", describe(&manifest, torrent.as_ref()));
+        values.push(value(&manifest, torrent.as_ref()));
     }
     let value = json!({
         "name": row.name.as_str(), "kind": row.kind(), "path": path, "publications": values,
@@ -124,8 +132,8 @@ fn rows(store: &Store) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn describe(manifest: &Manifest) -> String {
-    format!(
+fn describe(manifest: &Manifest, torrent: Option<&Metainfo>) -> String {
+    let mut text = format!(
         "serial  {}\nroot    {}\nbundle  {}, {} pieces, {} frames\ncontent {} entries, {} of data, {} with holes",
         manifest.serial,
         manifest.root,
@@ -135,15 +143,23 @@ fn describe(manifest: &Manifest) -> String {
         manifest.entries.len(),
         format_bytes(manifest.data_size()),
         format_bytes(manifest.logical_size()),
-    )
+    );
+    if let Some(torrent) = torrent {
+        for (version, name) in torrent::versions(torrent) {
+            text += &format!("\ninfo {version} {name}");
+        }
+        text += &format!("\nmagnet  {}", torrent::magnet(torrent));
+    }
+    text
 }
 
-fn value(manifest: &Manifest) -> Value {
+fn value(manifest: &Manifest, torrent: Option<&Metainfo>) -> Value {
     json!({
         "serial": manifest.serial.0, "root": manifest.root.to_string(),
         "bundle_bytes": manifest.geometry.bundle_size(),
         "pieces": manifest.geometry.piece_count(), "piece_bytes": manifest.geometry.piece_size(),
         "frames": manifest.frames.len(), "entries": manifest.entries.len(),
         "data_bytes": manifest.data_size(), "logical_bytes": manifest.logical_size(),
+        "torrent": torrent.map(torrent::facts),
     })
 }

@@ -352,20 +352,21 @@ impl<'a> Job<'a> {
         self.refusal = None;
         self.join_backoff.pause(now, REJOIN_PERIOD);
         let session = reply.session.as_ref().map(|text| {
-            unhex(text)
-                .and_then(|bytes| Session::decode(&bytes).ok())
-                .filter(|(session, _)| session.geometry == self.work.manifest.geometry)
+            let bytes = unhex(text).ok_or("the head's session is no hex")?;
+            let decoded = Session::decode(&bytes).map_err(|e| e.to_string())?;
+            if decoded.0.geometry == self.work.manifest.geometry {
+                Ok(decoded)
+            } else {
+                Err("the head's session is of another bundle".to_owned())
+            }
         });
         let (session, secret) = match session {
             None => {
                 self.listening = None;
                 return self.fallback.down(Cause::NotOffered);
             }
-            Some(None) => {
-                let why = "the head speaks of a session that this version does not know";
-                return self.cannot_listen(why.to_owned(), now);
-            }
-            Some(Some(decoded)) => decoded,
+            Some(Err(why)) => return self.cannot_listen(why, now),
+            Some(Ok(decoded)) => decoded,
         };
         let ip = self.work.head.ip();
         if let Some(listening) = &mut self.listening

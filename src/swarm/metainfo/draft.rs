@@ -1,5 +1,5 @@
-//! Making torrents: a [`Draft`] says what is to be in it, its [`Plan`] what has to be hashed, and the
-//! hashes make the [`Metainfo`].
+//! Making torrents: a [`Draft`] says what is to be in it, its [`Plan`] what has to be hashed, and
+//! the hashes make the [`Metainfo`].
 //!
 //! Every file starts at a piece: pad files fill up the rest. So a piece is of one file, in v1 and
 //! v2 alike. The same draft and hashes give the same bytes; no clock, no name of a program.

@@ -1,12 +1,15 @@
 //! Where files lie in a torrent, and how it is cut into pieces.
 //!
 //! ```text
-//!   pieces  |0         |1         |2         |3         |      The space of a torrent is its files
-//!   files   |a              |pad  |b     |pad|c|               one behind the other. v2 files start
-//! ```                                                          at pieces; pad files see to it.
+//!   pieces  |0         |1         |2         |3         |
+//!   files   |a              |pad  |b     |pad|c|
+//! ```
 //!
-//! The paths are safe to create beneath a root: no empty element, no `.` and `..`, no separator, no
-//! zero byte, no two files of one path, no file where another has a directory.
+//! The space of a torrent is its files, one behind the other. v2 files start at pieces; pad files
+//! see to it.
+//!
+//! The paths are safe to create beneath a root: no empty element, no `.` and `..`, no separator,
+//! no zero byte, no two files of one path, no file where another has a directory.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! Torrents: what they describe, what proves it, and who may help to fetch it. Versions 1, 2 and
 //! both at once (hybrid).
 //!
-//! A [`Metainfo`] is a view of bytes: it keeps those of the info dictionary, which its names are the
-//! hashes of, and the values of all keys beside it, also of those that it does not know. So what is
+//! A [`Metainfo`] is a view of bytes: it keeps those of the info dictionary, whose hashes are its
+//! names, and the values of all keys beside it, also of those that it does not know. So what is
 //! written again is what was read, with keys in order.
 //!
 //! ```text

@@ -7,7 +7,7 @@ use flashover::machine::world::Conditions;
 use flashover::multicast::sender::Event;
 
 use super::super::cluster::{Cluster, Node, Plan};
-use super::super::models::{Cheap, Modelled};
+use super::super::models::{Cheap, Clumsy, Modelled};
 use super::super::seeds;
 use super::{LONG, PLAN, cost, lossy, others_done, started, undisturbed};
 
@@ -234,6 +234,18 @@ fn row_27_write_errors() {
             "the others are not concerned"
         );
     });
+}
+
+/// A decoder that fails at a block loses that block only, which is fetched again.
+#[test]
+fn row_36_decoder_failure() {
+    let mut cluster = started::<Clumsy>(2, PLAN, lossy(0.02));
+    cluster.run_to_completion(Duration::from_secs(30));
+    cluster.check();
+    assert_eq!(cluster.complete_count(), PLAN.nodes);
+    let cost = cost(&cluster);
+    println!("sent {cost:.3}");
+    assert!(cost > 1.15, "every fifth piece was needed twice: {cost}");
 }
 
 #[test]
