@@ -2,7 +2,7 @@
 //! cast starts with the first node that joins and ends when nobody has wanted anything for a while.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::control::{JoinRequest, ProbeRequest};
 use super::error::{Kind, OrKind as _, Result};
 use super::hub::Published;
 use super::net::NetOptions;
+use super::path;
 use crate::base::counter::Counters;
 use crate::base::event::Events;
 use crate::base::{EpochId, NodeId};
 use crate::engine::{Arena, Driver, Interface, Mailbox, Setup, Socket, mailbox};
 use crate::fec::RaptorQ;
-use crate::multicast::limits::WINDOW_BYTES_DEFAULT;
+use crate::multicast::limits::{PIECES_UNDER_WAY_MAX, WINDOW_BYTES_DEFAULT};
 use crate::multicast::sender::{Command, Event};
 use crate::multicast::{Aes128Gcm, Secret, Sender, SenderConfig, Session};
 
@@ -61,6 +63,7 @@ pub(crate) struct CastConfig {
 #[derive(Debug)]
 struct Cast {
     encoded: Vec<u8>,
+    symbol_size: u16,
     mailbox: Mailbox<Command>,
     shared: Arc<Mutex<Shared>>,
     thread: JoinHandle<()>,
@@ -87,6 +90,8 @@ pub(crate) struct CastStatus {
     rate_bytes_per_s: u64,
     rate_bytes_per_s_adapted: Option<u64>,
     loss_median: f64,
+    symbol_size: u16,
+    position: u32,
     pieces_lacking: u32,
     nodes: Vec<CastNode>,
 }
@@ -128,9 +133,16 @@ impl Casts {
     /// Gives the encoded session of a bundle, which starts if it does not run; `None` if this head
     /// does not cast, or casts too much already.
     ///
+    /// Symbols are as large as every node that has joined can take. Who can take less than the
+    /// others ends the session, and all go on in another with what they have.
+    ///
     /// # Errors
     /// If the cast cannot start.
-    pub(crate) fn join(&self, published: &Arc<Published>) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn join(
+        &self,
+        published: &Arc<Published>,
+        request: &JoinRequest,
+    ) -> Result<Option<Vec<u8>>> {
         let Some(config) = &self.config else {
             return Ok(None);
         };
@@ -138,12 +150,24 @@ impl Casts {
         let key = (manifest.name.to_string(), manifest.serial.0);
         let mut running = self.running();
         running.retain(|_, cast| !cast.thread.is_finished());
+        let symbol_size = config.net.symbol_size(&config.interface, request.mtu)?;
+        let mut position = 0;
         if let Some(cast) = running.get(&key) {
-            let mut shared = lock(&cast.shared);
-            if !shared.ending {
-                shared.wanted = Instant::now();
+            if cast.admits(symbol_size) {
                 return Ok(Some(cast.encoded.clone()));
             }
+            if cast.symbol_size > symbol_size {
+                // Pieces that are being read or sent are at no node yet.
+                position = lock(&cast.shared)
+                    .status
+                    .position
+                    .saturating_sub(PIECES_UNDER_WAY_MAX);
+                self.events.note(format!(
+                    "{} goes on in datagrams of {symbol_size} bytes: {} takes no larger ones",
+                    key.0, request.host
+                ));
+            }
+            running.remove(&key);
         }
         if running.len() >= CASTS_MAX {
             self.events.warn(format!(
@@ -152,10 +176,28 @@ impl Casts {
             ));
             return Ok(None);
         }
-        let cast = Cast::start(config, published, &self.counters, &self.events)?;
+        let cast = Cast::start(
+            config,
+            published,
+            symbol_size,
+            position,
+            &self.counters,
+            &self.events,
+        )?;
         let encoded = cast.encoded.clone();
         running.insert(key, cast);
         Ok(Some(encoded))
+    }
+
+    /// Sends a node the large datagrams that it asks for; gives their MTU, 0 for none.
+    ///
+    /// # Errors
+    /// If they cannot be sent.
+    pub(crate) fn probe(&self, node: IpAddr, request: &ProbeRequest) -> std::io::Result<u32> {
+        let Some(config) = &self.config else {
+            return Ok(0);
+        };
+        path::send_probes(config.interface.mtu, node, request.port, &request.nonce)
     }
 
     /// What runs.
@@ -197,9 +239,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Cast {
+    /// Whether a node that can take symbols of this size may join; if it only cannot take those of
+    /// this cast, the cast ends.
+    fn admits(&self, symbol_size: u16) -> bool {
+        let mut shared = lock(&self.shared);
+        if shared.ending {
+            return false;
+        }
+        shared.wanted = Instant::now();
+        shared.ending = self.symbol_size > symbol_size;
+        if shared.ending {
+            // A thread that is gone already needs no command.
+            drop(self.mailbox.send(Command::Stop));
+        }
+        !shared.ending
+    }
+
     fn start(
         config: &CastConfig,
         published: &Arc<Published>,
+        symbol_size: u16,
+        position: u32,
         counters: &Arc<Counters>,
         events: &Events,
     ) -> Result<Self> {
@@ -212,7 +272,7 @@ impl Cast {
             group: config.net.group(tsi),
             report_port: socket.local().port(),
             geometry: manifest.geometry,
-            symbol_size: config.net.symbol_size(&config.interface)?,
+            symbol_size,
         };
         let secret = Secret::new(super::random()?);
         let sender = SenderConfig {
@@ -221,11 +281,14 @@ impl Cast {
             seed: u64::from_be_bytes(super::random()?),
             rate_bytes_per_s_max: config.net.rate_bytes_per_s_max,
             window_bytes: WINDOW_BYTES_DEFAULT,
+            position,
         };
         let status = CastStatus {
             image: manifest.name.to_string(),
             serial: manifest.serial.0,
             group: session.group.to_string(),
+            symbol_size,
+            position,
             ..CastStatus::default()
         };
         let shared = Arc::new(Mutex::new(Shared {
@@ -250,6 +313,7 @@ impl Cast {
             .or_kind(Kind::Internal)?;
         Ok(Self {
             encoded: session.encode(&secret),
+            symbol_size,
             mailbox,
             shared,
             thread,
@@ -414,6 +478,7 @@ impl Teller {
         status.rate_bytes_per_s = progress.rate_bytes_per_s;
         status.rate_bytes_per_s_adapted = progress.rate_bytes_per_s_adapted;
         status.loss_median = progress.loss_median;
+        status.position = progress.position;
         status.pieces_lacking = progress.pieces_lacking;
         let node = |node: crate::multicast::sender::NodeProgress| CastNode {
             host: node.host,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use super::casts::{CastStatus, Casts};
 use super::catalog::Catalog;
-use super::control::{ImageInfo, JoinReply, JoinRequest, Report};
+use super::control::{ImageInfo, JoinReply, JoinRequest, ProbeRequest, Report};
 use super::error::{Error, Kind, Result};
 use super::token::{Secret, Tokens};
 use crate::base::Serial;
@@ -154,10 +155,18 @@ impl Hub {
         request: &JoinRequest,
     ) -> Result<JoinReply> {
         tracing::info!(node = request.node, host = request.host, "A node joins");
-        let session = self.casts.join(published)?;
+        let session = self.casts.join(published, request)?;
         Ok(JoinReply {
             session: session.map(|bytes| super::hex(&bytes)),
         })
+    }
+
+    /// Sends a node the large datagrams that it asks for; gives their MTU, 0 for none.
+    ///
+    /// # Errors
+    /// If they cannot be sent.
+    pub(crate) fn probe(&self, node: IpAddr, request: &ProbeRequest) -> std::io::Result<u32> {
+        self.casts.probe(node, request)
     }
 
     /// Remembers what a node said.

@@ -27,6 +27,7 @@ mod casts;
 mod catalog;
 mod hub;
 mod identity;
+mod path;
 mod plain;
 mod querier;
 mod store;

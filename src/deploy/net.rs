@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::error::{Error, Kind, OrKind as _, Result};
+use super::path::{IP_UDP_BYTES, MTU_LARGE, MTU_LEAST};
 use crate::engine::Interface;
 use crate::engine::net::interface::Family;
 use crate::multicast::announce::{ANNOUNCE_GROUP, ANNOUNCE_PORT};
@@ -12,13 +13,8 @@ pub use crate::engine::Ways;
 
 /// The port of the groups unless another is asked for.
 pub const GROUP_PORT_DEFAULT: u16 = 7080;
-/// IPv4 and UDP headers.
-const IP_UDP_BYTES: u32 = 28;
 /// Symbols are a multiple of this size, so that blocks stay aligned.
 const SYMBOL_STEP: u32 = 64;
-/// The largest MTU that every network has; larger frames get lost where one cable or switch on the
-/// way does not take them, without a word.
-const MTU_EVERYWHERE: u32 = 1500;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -35,7 +31,7 @@ pub struct NetOptions {
     pub rate_bytes_per_s_max: Option<u64>,
     /// Whether the head asks for IGMP memberships.
     pub igmp_querier: bool,
-    /// Bytes of payload per datagram; `None` follows the interface's MTU, up to 1500.
+    /// Bytes of payload per datagram; `None` follows what comes through to every node.
     pub symbol_size: Option<u16>,
     /// How the kernel may be asked.
     pub ways: Ways,
@@ -85,14 +81,16 @@ impl NetOptions {
         self.interface()
     }
 
-    /// Bytes of payload per datagram on `interface`.
+    /// Bytes of payload per datagram on `interface` towards nodes that an MTU of `path_mtu` reaches.
     ///
     /// # Errors
     /// If the user's choice, or the MTU, leaves no room for a symbol.
-    pub(crate) fn symbol_size(&self, interface: &Interface) -> Result<u16> {
+    pub(crate) fn symbol_size(&self, interface: &Interface, path_mtu: u32) -> Result<u16> {
         let overhead = IP_UDP_BYTES + u32::try_from(DATA_OVERHEAD).or_kind(Kind::Internal)?;
         let room = interface.mtu.saturating_sub(overhead);
-        let usual = interface.mtu.min(MTU_EVERYWHERE).saturating_sub(overhead);
+        // Who takes less than the least does not keep the group from it: it is served otherwise.
+        let path_mtu = path_mtu.clamp(MTU_LEAST, MTU_LARGE);
+        let usual = interface.mtu.min(path_mtu).saturating_sub(overhead);
         let largest = usual / SYMBOL_STEP * SYMBOL_STEP;
         let size = match self.symbol_size {
             None => largest,
@@ -165,17 +163,33 @@ mod tests {
     #[test]
     fn symbols_follow_the_mtu() {
         let options = NetOptions::default();
-        for (mtu, size) in [(1500, 1408), (9000, 1408), (65536, 1408), (576, 448)] {
-            assert_eq!(options.symbol_size(&interface(mtu)).unwrap(), size);
+        for (mtu, path_mtu, size) in [
+            (1500, 1500, 1408),
+            (9000, 1500, 1408),
+            (9000, 9000, 8896),
+            (1500, 9000, 1408),
+            (65536, 65536, 8896),
+            (1500, 1450, 1344),
+            (1500, 0, 1152),
+            (576, 1500, 448),
+        ] {
+            let found = options.symbol_size(&interface(mtu), path_mtu).unwrap();
+            assert_eq!(found, size, "{mtu}, {path_mtu}");
         }
-        assert!(options.symbol_size(&interface(100)).is_err());
+        assert!(options.symbol_size(&interface(100), 1500).is_err());
         let asked = |symbol_size| NetOptions {
             symbol_size: Some(symbol_size),
             ..NetOptions::default()
         };
-        assert_eq!(asked(1424).symbol_size(&interface(1500)).unwrap(), 1424);
-        assert_eq!(asked(8192).symbol_size(&interface(9000)).unwrap(), 8192);
-        let error = asked(1425).symbol_size(&interface(1500)).unwrap_err();
+        assert_eq!(
+            asked(1424).symbol_size(&interface(1500), 1280).unwrap(),
+            1424
+        );
+        assert_eq!(
+            asked(8192).symbol_size(&interface(9000), 1500).unwrap(),
+            8192
+        );
+        let error = asked(1425).symbol_size(&interface(1500), 1500).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage);
     }
 

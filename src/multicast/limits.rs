@@ -25,6 +25,8 @@ pub const LANES_MAX: usize = 8;
 pub const PATIENT_LANES_MAX: usize = 4;
 /// How many pieces are read ahead of the ones being sent.
 pub const READ_AHEAD: usize = 8;
+/// How many pieces before its position a sender may still have to send.
+pub const PIECES_UNDER_WAY_MAX: u32 = 16;
 /// How many repair symbols of a piece are made at a time.
 pub const REPAIRS_AT_ONCE: u32 = 256;
 /// Repair symbols sent beyond the largest deficit, since K symbols fail once in 200.

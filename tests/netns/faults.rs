@@ -134,49 +134,6 @@ fn a_full_disk_fails_by_name_and_the_others_succeed() {
 }
 
 #[test]
-fn row_17_jumbo_and_small_frames_live_together() {
-    in_lab(NODES, |lab| {
-        // Head and node1 take large frames, and so does the switch; node2 and node3 do not.
-        lab.shell(
-            "for node in head node1; do
-                 ip link set $node mtu 9000 && lab_in $node ip link set eth0 mtu 9000
-             done",
-        );
-        let fleet = Fleet::serve(lab, None);
-        for receiver in ["node1", "node2"].map(|node| fleet.receive(node)) {
-            let receipt = receiver.succeeds();
-            assert!(
-                receipt.bytes_by("multicast") >= CONTENT_BYTES * 9 / 10,
-                "{}",
-                receipt.said
-            );
-        }
-    });
-}
-
-#[test]
-fn row_17_datagrams_too_large_for_a_node_are_named() {
-    in_lab(NODES, |lab| {
-        lab.shell(
-            "for node in head node1; do
-                 ip link set $node mtu 9000 && lab_in $node ip link set eth0 mtu 9000
-             done",
-        );
-        let fleet = Fleet::serve_with(lab, &["--symbol-size", "8192", "--rate-max", "50mbit"]);
-        let [large, small] = ["node1", "node2"].map(|node| fleet.receive(node));
-        let receipt = large.succeeds();
-        assert!(
-            receipt.bytes_by("multicast") >= CONTENT_BYTES * 9 / 10,
-            "{}",
-            receipt.said
-        );
-        let receipt = small.succeeds();
-        assert_eq!(receipt.bytes_by("multicast"), 0, "{}", receipt.said);
-        assert!(receipt.warns_of("mtu"), "{}", receipt.said);
-    });
-}
-
-#[test]
 fn row_29_a_rotten_bundle_is_named_and_nothing_false_is_sent() {
     in_lab(NODES, |lab| {
         let fleet = Fleet::serve(lab, None);

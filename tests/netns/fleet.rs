@@ -222,6 +222,12 @@ impl Receipt {
         })
     }
 
+    /// A counter of the job.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let value = self.json["counters"][name].as_u64();
+        value.expect("a receipt has all counters")
+    }
+
     /// Bytes of the bundle that came that way.
     pub(crate) fn bytes_by(&self, via: &str) -> u64 {
         self.json["shares"][via]

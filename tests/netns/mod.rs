@@ -4,6 +4,7 @@ mod attack;
 mod faults;
 mod fleet;
 pub(crate) mod lab;
+mod mtu;
 mod proof;
 mod snooping;
 mod transfer;

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 #[cfg(test)]
 use super::ImageInfo;
-use super::{JoinReply, JoinRequest, REPLY_BYTES_MAX, Report, tls};
+use super::{JoinReply, JoinRequest, ProbeReply, ProbeRequest, REPLY_BYTES_MAX, Report, tls};
 use crate::base::Serial;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::token::Token;
@@ -122,6 +122,11 @@ impl Client {
         })
     }
 
+    /// Where the head is.
+    pub(crate) const fn head(&self) -> SocketAddr {
+        self.head
+    }
+
     /// The head's public key, once a connection stood.
     pub(crate) fn head_key(&self) -> Option<[u8; 32]> {
         self.pin.public_key()
@@ -164,6 +169,16 @@ impl Client {
         let path = format!("/v1/images/{name}/{serial}/join");
         let reply = self.post(&path, request)?;
         self.read(&reply)
+    }
+
+    /// Asks for large datagrams to a UDP port of this node; gives their MTU, 0 if none was sent.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) fn probe(&mut self, port: u16, nonce: String) -> Result<u32, Refusal> {
+        let reply = self.post("/v1/probe", &ProbeRequest { port, nonce })?;
+        let reply: ProbeReply = self.read(&reply)?;
+        Ok(reply.mtu)
     }
 
     /// Tells the head how this node is doing.

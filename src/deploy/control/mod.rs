@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /v1/images` | the table of published bundles, JSON |
 //! | `GET /v1/images/NAME/SERIAL/manifest` | the sealed manifest; SERIAL may be `latest` |
+//! | `POST /v1/probe` | sends the large datagrams that a [`ProbeRequest`] asks for |
 //! | `POST /v1/images/NAME/SERIAL/join` | [`JoinReply`]; starts the multicast if none runs |
 //! | `GET /v1/images/NAME/SERIAL/bundle` | the bundle, whole or one `Range` |
 //! | `POST /v1/report` | takes a [`Report`] of a node |
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::event::{Phase, Via};
 use crate::base::id::IMAGE_NAME_BYTES_MAX;
+use crate::deploy::path::MTU_EVERYWHERE;
 
 pub(crate) use client::{Client, Refusal};
 pub(crate) use server::Server;
@@ -57,6 +59,29 @@ pub(crate) struct JoinRequest {
     pub(crate) node: String,
     /// Its host name, for people.
     pub(crate) host: String,
+    /// The largest IP datagram that is known to reach it from the head, in bytes.
+    #[serde(default = "mtu_everywhere")]
+    pub(crate) mtu: u32,
+}
+
+const fn mtu_everywhere() -> u32 {
+    MTU_EVERYWHERE
+}
+
+/// What a node says to be sent large datagrams.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ProbeRequest {
+    /// The UDP port that they are to be sent to.
+    pub(crate) port: u16,
+    /// What they begin with, hex.
+    pub(crate) nonce: String,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ProbeReply {
+    /// The size of each, with the IP header, in bytes; 0 if none was sent.
+    pub(crate) mtu: u32,
 }
 
 /// What it is told.

@@ -10,21 +10,22 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Json, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::range::{self, Asked, RangeBody};
-use super::{JoinRequest, REQUEST_BYTES_MAX, Report, tls};
+use super::{JoinRequest, ProbeReply, ProbeRequest, REQUEST_BYTES_MAX, Report, tls};
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::hub::{Hub, Published};
+use crate::deploy::path::MTU_EVERYWHERE;
 use crate::deploy::token::Secret;
 
 /// Connections at a time, in all.
@@ -43,6 +44,9 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(30);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 /// How long sent bytes may stay unacknowledged.
 const UNREAD_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest TCP segment: one of large frames may never arrive where a switch on the way does not
+/// take them, and nobody would hear of it.
+const SEGMENT_BYTES_MAX: u32 = MTU_EVERYWHERE - 40;
 /// How long the loop rests after `accept` failed, as when no descriptor is left.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -61,7 +65,10 @@ impl Server {
     /// If the address cannot be had, or the thread not be started.
     pub(crate) fn start(listen: SocketAddr, seed: &[u8; 32], hub: Arc<Hub>) -> Result<Self> {
         let listener = TcpListener::bind(listen)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .and_then(|listener| {
+                socket2::SockRef::from(&listener).set_tcp_mss(SEGMENT_BYTES_MAX)?;
+                listener.set_nonblocking(true).map(|()| listener)
+            })
             .or_kind_with(Kind::Network, || format!("Cannot listen on {listen}"))?;
         let local = listener.local_addr().or_kind(Kind::Network)?;
         let tls = tls::server_config(seed).or_kind(Kind::Internal)?;
@@ -135,7 +142,7 @@ async fn accept_loop(
             tracing::warn!(%peer, "Too many connections from one address");
             continue;
         };
-        let (tls, router) = (tls.clone(), router.clone());
+        let (tls, router) = (tls.clone(), router.clone().layer(Extension(peer.ip())));
         tokio::spawn(async move {
             if let Err(error) = serve(stream, tls, router).await {
                 tracing::debug!(%peer, %error, "A control connection ended early");
@@ -219,6 +226,7 @@ fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/images/{name}/{serial}/manifest", get(manifest))
         .route("/v1/images/{name}/{serial}/join", post(join))
         .route("/v1/images/{name}/{serial}/bundle", get(bundle))
+        .route("/v1/probe", post(probe))
         .route("/v1/report", post(report))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
@@ -341,6 +349,22 @@ async fn bundle(
     let body = RangeBody::new(Arc::clone(&published.bundle), part, permit);
     *response.body_mut() = axum::body::Body::new(body);
     Ok(response)
+}
+
+async fn probe(
+    State(shop): State<Shop>,
+    Extension(node): Extension<IpAddr>,
+    Json(request): Json<ProbeRequest>,
+) -> Result<Response, Refused> {
+    let sent = shop.hub.probe(node, &request);
+    let mtu = sent.map_err(|error| {
+        tracing::debug!(%node, %error, "Large datagrams could not be sent");
+        (
+            StatusCode::BAD_REQUEST,
+            "No large datagrams can be sent there",
+        )
+    })?;
+    Ok(Json(ProbeReply { mtu }).into_response())
 }
 
 async fn report(State(shop): State<Shop>, Json(report): Json<Report>) -> StatusCode {

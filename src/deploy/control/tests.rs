@@ -96,6 +96,7 @@ fn a_node_gets_manifest_ranges_and_status_over_one_connection() {
     let join = JoinRequest {
         node: "00".repeat(16),
         host: "n1".to_owned(),
+        mtu: 1500,
     };
     let reply = client.join("thing", Serial(1), &join).unwrap();
     assert_eq!(reply.session, None);
@@ -163,6 +164,7 @@ fn ranges_past_the_end_and_large_bodies_are_refused() {
     let join = JoinRequest {
         node: "0".repeat(REQUEST_BYTES_MAX),
         host: String::new(),
+        mtu: 1500,
     };
     let refusal = client.join("thing", Serial(1), &join).unwrap_err();
     assert!(refusal.to_string().contains("413"), "{refusal}");

@@ -11,6 +11,7 @@ use super::Fact;
 use crate::base::PieceIndex;
 use crate::deploy::control::{Client, JoinReply, JoinRequest, Refusal, Report};
 use crate::deploy::error::{Kind, OrKind as _, Result};
+use crate::deploy::path::{MTU_EVERYWHERE, mtu_from};
 use crate::image::Manifest;
 use crate::image::hash::piece_value;
 
@@ -25,7 +26,10 @@ pub(super) enum Errand {
     /// Fetch a piece, verify and store it.
     Fetch(PieceIndex),
     /// Join the multicast, or hear its new key.
-    Join,
+    Join {
+        /// Whether large datagrams are known not to come through, whatever else was found.
+        only_small: bool,
+    },
     /// Tell the head how it goes.
     Report(Box<Report>),
 }
@@ -51,6 +55,8 @@ pub(super) struct Brief {
     pub(super) manifest: Arc<Manifest>,
     pub(super) file: Arc<File>,
     pub(super) join: JoinRequest,
+    /// The MTU of the interface that multicast comes to.
+    pub(super) interface_mtu: u32,
 }
 
 /// The couriers; dropping them lets them finish what they do, and end.
@@ -113,11 +119,7 @@ fn run(brief: &Brief, mut client: Client, errands: &Receiver<Errand>, facts: &Se
     for errand in errands {
         let brought = match errand {
             Errand::Fetch(piece) => fetch(brief, &mut client, piece),
-            Errand::Join => {
-                let manifest = &brief.manifest;
-                let name = manifest.name.as_str();
-                Brought::Joined(client.join(name, manifest.serial, &brief.join))
-            }
+            Errand::Join { only_small } => join(brief, &mut client, only_small),
             Errand::Report(report) => {
                 if let Err(error) = client.report(&report) {
                     tracing::debug!(%error, "A report was not taken");
@@ -129,6 +131,16 @@ fn run(brief: &Brief, mut client: Client, errands: &Receiver<Errand>, facts: &Se
             return;
         }
     }
+}
+
+fn join(brief: &Brief, client: &mut Client, only_small: bool) -> Brought {
+    let small = if only_small { MTU_EVERYWHERE } else { u32::MAX };
+    let request = JoinRequest {
+        mtu: mtu_from(client, brief.interface_mtu.min(small)),
+        ..brief.join.clone()
+    };
+    let manifest = &brief.manifest;
+    Brought::Joined(client.join(manifest.name.as_str(), manifest.serial, &request))
 }
 
 fn fetch(brief: &Brief, client: &mut Client, piece: PieceIndex) -> Brought {

@@ -94,6 +94,12 @@ impl Fallback {
         (self.ever_heard, self.is_starved, self.is_demoted) = (false, false, false);
     }
 
+    /// The sender ended the session: another may follow, and is waited for.
+    pub(super) const fn closed(&mut self, now: Time) {
+        (self.piece_at, self.traffic_at) = (now, now);
+        self.is_starved = false;
+    }
+
     /// There can be no multicast now.
     pub(super) fn down(&mut self, cause: Cause) {
         self.down = Some(cause);
@@ -208,6 +214,16 @@ mod tests {
         fallback.piece(at(3500));
         assert!(fallback.flows(at(5499)));
         assert_eq!(fallback.cause(at(5500)), Some(Cause::Silent));
+    }
+
+    #[test]
+    fn after_a_session_another_is_waited_for() {
+        let mut fallback = Fallback::new(at(0));
+        fallback.joined(at(0));
+        fallback.piece(at(100));
+        fallback.closed(at(5000));
+        assert_eq!(fallback.cause(at(6999)), None);
+        assert_eq!(fallback.cause(at(7000)), Some(Cause::Silent));
     }
 
     #[test]

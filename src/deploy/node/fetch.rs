@@ -20,6 +20,7 @@ use crate::base::{Bitmap, PieceIndex, Time};
 use crate::deploy::control::{Client, JoinReply, JoinRequest, Refusal, Report, Shares};
 use crate::deploy::error::{Error, Kind, Result};
 use crate::deploy::net::NetOptions;
+use crate::deploy::path::MTU_EVERYWHERE;
 use crate::deploy::store::PieceStore;
 use crate::deploy::unhex;
 use crate::image::Manifest;
@@ -58,6 +59,15 @@ pub(super) struct Work<'a> {
     pub(super) events: &'a Events,
 }
 
+impl Work<'_> {
+    /// The MTU of the interface that multicast comes to.
+    fn interface_mtu(&self) -> u32 {
+        let interface = self.net.interface_towards(self.head.ip());
+        // Without an interface the job tells why when it comes to listening.
+        interface.map_or(MTU_EVERYWHERE, |interface| interface.mtu)
+    }
+}
+
 /// How it went.
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
@@ -81,6 +91,7 @@ pub(super) fn fetch(work: &Work<'_>, have: Bitmap, sink: &mut dyn Sink) -> Resul
         manifest: Arc::clone(work.manifest),
         file: Arc::clone(work.store.file()),
         join: work.join.clone(),
+        interface_mtu: work.interface_mtu(),
     };
     let couriers = Couriers::start(brief, work.client, &sender)?;
     let mut job = Job::new(work, have, couriers, sender);
@@ -112,6 +123,8 @@ struct Job<'a> {
     listening: Option<Listening>,
     joining: bool,
     join_backoff: Backoff,
+    /// Large datagrams have turned out not to come through.
+    only_small: bool,
     /// Nothing is heard from the sender.
     is_silent: bool,
     /// How often the silent group was joined again, and when it may be next.
@@ -147,6 +160,7 @@ impl<'a> Job<'a> {
             listening: None,
             joining: false,
             join_backoff: Backoff::new(),
+            only_small: false,
             is_silent: false,
             regroups: 0,
             regroup_at: Time::ZERO,
@@ -223,8 +237,10 @@ impl<'a> Job<'a> {
                 self.join(now);
             }
             Heard::Closed => {
+                // Another session may follow at once, with symbols that suit more nodes.
                 self.listening = None;
-                self.fallback.down(Cause::Silent);
+                self.fallback.closed(now);
+                self.join_backoff.succeeded();
                 self.join(now);
             }
             Heard::Alive => (self.is_silent, self.regroups) = (false, 0),
@@ -326,7 +342,8 @@ impl<'a> Job<'a> {
 
     fn join(&mut self, now: Time) {
         if !self.joining && self.join_backoff.is_ready(now) {
-            self.joining = self.couriers.send(Errand::Join);
+            let only_small = self.only_small;
+            self.joining = self.couriers.send(Errand::Join { only_small });
         }
     }
 
@@ -445,7 +462,8 @@ impl<'a> Job<'a> {
             self.cause = cause;
             self.report_at = now;
         }
-        if self.cause == Some(Cause::Silent) || self.cause == Some(Cause::Filtered) {
+        self.only_small |= self.cause == Some(Cause::TooLarge);
+        if let Some(Cause::Silent | Cause::Filtered | Cause::TooLarge) = self.cause {
             self.join(now);
         }
         while self.fetching.len() < COURIERS && self.range_backoff.is_ready(now) {

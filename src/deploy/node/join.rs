@@ -9,6 +9,7 @@ use crate::base::event::Phase;
 use crate::deploy::announce;
 use crate::deploy::control::{Client, JoinRequest, Refusal, Report, Shares};
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
+use crate::deploy::path::MTU_EVERYWHERE;
 use crate::deploy::{hex, net, random};
 use crate::image::{Manifest, PublicKey, sign};
 
@@ -73,6 +74,7 @@ pub(super) fn join(want: &Want) -> Result<Joined> {
     let request = JoinRequest {
         node: hex(&random::<16>()?),
         host: net::host_name(),
+        mtu: MTU_EVERYWHERE,
     };
     Ok(Joined {
         manifest: Arc::new(manifest),

@@ -60,7 +60,7 @@ struct Repairs {
 const BEING_SENT: u64 = u64::MAX;
 
 impl Demand {
-    pub(super) fn new(session: Session) -> Self {
+    pub(super) fn new(session: Session, position: u32) -> Self {
         let count = session.geometry.piece_count() as usize;
         Self {
             session,
@@ -72,7 +72,7 @@ impl Demand {
             patient: Repairs::default(),
             share_usual: SHARE_USUAL_MIN,
             sent_until: vec![0; count],
-            cursor: 0,
+            cursor: position,
         }
     }
 

@@ -61,6 +61,8 @@ pub struct SenderConfig {
     pub rate_bytes_per_s_max: Option<u64>,
     /// How far to be ahead of the receivers at most; `limits::WINDOW_BYTES_DEFAULT`.
     pub window_bytes: u64,
+    /// The piece that new data begins at: 0, or where an earlier session has come to.
+    pub position: u32,
 }
 
 /// The sender of one session. The bundle is its file 0.
@@ -155,7 +157,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             window_bytes: config.window_bytes,
             counters,
             members: Members::new(),
-            demand: Demand::new(session),
+            demand: Demand::new(session, config.position),
             lanes: Lanes::new(code, session.geometry, blocks, config.seed),
             flow: Flow::new(0),
             pace: Pace::new(config.rate_bytes_per_s_max),

@@ -486,6 +486,7 @@ fn new_sender(session: Session, bundle: &[u8], seed: u64, counters: Arc<Counters
             seed,
             rate_bytes_per_s_max: None,
             window_bytes: limits::WINDOW_BYTES_DEFAULT,
+            position: 0,
         },
         RaptorQ::default(),
         Aes128Gcm,
