@@ -24,7 +24,7 @@ use crate::image::{Geometry, Hash, Manifest};
 /// Threads that hash at most.
 const HASHERS_MAX: usize = 16;
 /// Bytes that are read and hashed at a time.
-const HASH_STEP: usize = 128 << 10;
+const HASH_STEP: usize = 64 << 10;
 
 /// The pieces of one bundle on this node's disk.
 #[derive(Debug)]

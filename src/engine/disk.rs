@@ -20,12 +20,17 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new(file: File) -> Self {
-        let system = rustix::fs::fstatfs(&file).map_or(0, |system| system.f_type);
         Self {
+            in_memory: is_in_memory(&file),
             file,
-            in_memory: [TMPFS_MAGIC, RAMFS_MAGIC].contains(&system),
         }
     }
+}
+
+/// Whether a file lives in memory and nowhere else.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    let system = rustix::fs::fstatfs(file).map_or(0, |system| system.f_type);
+    [TMPFS_MAGIC, RAMFS_MAGIC].contains(&system)
 }
 
 /// What `statfs` calls file systems in memory. Source: linux/magic.h.

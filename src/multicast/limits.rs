@@ -27,6 +27,9 @@ pub const PATIENT_LANES_MAX: usize = 4;
 pub const READ_AHEAD: usize = 8;
 /// How many pieces before its position a sender may still have to send.
 pub const PIECES_UNDER_WAY_MAX: u32 = 16;
+/// How many pieces that were read may wait: where reads are quick, more would only leave the cache
+/// before they are sent.
+pub const READY_MAX: usize = 2;
 /// How many repair symbols of a piece are made at a time.
 pub const REPAIRS_AT_ONCE: u32 = 256;
 /// Repair symbols sent beyond the largest deficit, since K symbols fail once in 200.

@@ -36,6 +36,7 @@ use self::channels::Channels;
 use self::plain::Plain;
 use self::streams::{Options, Streams};
 use self::uring::Uring;
+use super::disk::is_in_memory;
 use super::error::{Error, ErrorKind, Result};
 use super::limits::{
     BLOCKED_SLEEP_MIN, CHANNELS_MAX, COMMANDS_PER_TURN, FINISH_PATIENCE, INPUTS_PER_TURN,
@@ -340,10 +341,14 @@ fn open(setup: Setup) -> Result<(Box<dyn Io>, Backend, Vec<String>)> {
         sockets: setup.sockets.len(),
         zero_copy: setup.ways.send == Way::ZeroCopy,
     };
+    // Files in memory are not moved by the ring: to register blocks for it would only take all
+    // their pages at once.
+    let in_memory = !setup.files.is_empty() && setup.files.iter().all(is_in_memory);
+    let arena = setup.arena.filter(|_| !in_memory);
     let ring = match setup.ways.backend {
         Backend::Plain => None,
-        Backend::Ring => Some(Ring::new(setup.arena, orders)?),
-        Backend::Auto => match Ring::new(setup.arena, orders) {
+        Backend::Ring => Some(Ring::new(arena, orders)?),
+        Backend::Auto => match Ring::new(arena, orders) {
             Ok(ring) => Some(ring),
             Err(e) => {
                 notes.push(format!("{}; plain system calls are used", in_full(&e)));

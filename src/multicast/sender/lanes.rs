@@ -13,8 +13,8 @@ use crate::fec::{Code, ESI_MAX, Esi, Shape};
 use crate::image::Geometry;
 use crate::machine::{DiskKind, DiskOp, FileId};
 use crate::multicast::limits::{
-    INTERLEAVE, LANES_MAX, PATIENT_LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, REPAIR_EXTRA,
-    REPAIR_START_RANGE, REPAIRS_AT_ONCE,
+    INTERLEAVE, LANES_MAX, PATIENT_LANES_MAX, READ_AHEAD, READ_ATTEMPTS_MAX, READY_MAX,
+    REPAIR_EXTRA, REPAIR_START_RANGE, REPAIRS_AT_ONCE,
 };
 
 /// The lanes, and what is on its way into them.
@@ -133,7 +133,7 @@ impl<C: Code> Lanes<C> {
         {
             return Some(op);
         }
-        if self.wholes_waiting() >= READ_AHEAD {
+        if self.wholes_waiting() >= READ_AHEAD || self.wholes_ready() >= READY_MAX {
             return None;
         }
         if demand.is_whole_next(now) {
@@ -322,11 +322,14 @@ impl<C: Code> Lanes<C> {
     }
 
     fn wholes_waiting(&self) -> usize {
-        let waiting = self
-            .reading
-            .values()
-            .chain(self.ready.iter().map(|(job, _)| job));
-        waiting.filter(|job| job.task == Task::Whole).count()
+        let reading = self.reading.values();
+        let reading = reading.filter(|job| job.task == Task::Whole).count();
+        reading + self.wholes_ready()
+    }
+
+    fn wholes_ready(&self) -> usize {
+        let ready = self.ready.iter();
+        ready.filter(|(job, _)| job.task == Task::Whole).count()
     }
 }
 
