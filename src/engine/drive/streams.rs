@@ -44,6 +44,7 @@ pub(super) struct Streams {
     /// Until when the listeners rest.
     rest: Option<Instant>,
     /// Empty gathers, to be used again.
+    #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
     spare: Vec<Box<Gather>>,
     options: Options,
     counters: Arc<Counters>,
@@ -297,7 +298,7 @@ impl Streams {
             gather.fill(&mut stream.queue);
             let zero_copy = stream.zero_copy
                 && stream.unread < STREAM_ZERO_COPIES_MAX
-                && gather.len() >= STREAM_ZERO_COPY_BYTES_MIN;
+                && gather.byte_count() >= STREAM_ZERO_COPY_BYTES_MIN;
             self.counters.add(Counter::StreamSends, 1);
             return Some((slot, gather, zero_copy));
         }

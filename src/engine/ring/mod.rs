@@ -425,7 +425,11 @@ impl Ring {
                         result: Ok(Some((buffer, _))),
                         ..
                     }) => self.recycle_stream(buffer),
-                    _ => {}
+                    Completion::Sent(..)
+                    | Completion::Disk(..)
+                    | Completion::Received { .. }
+                    | Completion::Stream(_)
+                    | Completion::Woken => {}
                 }
             }
         }

@@ -62,7 +62,7 @@ impl Gather {
 
     /// How many bytes it holds.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn byte_count(&self) -> usize {
         self.len
     }
 
@@ -138,7 +138,7 @@ mod tests {
             gather.fill(&mut queue);
             assert!(queue.is_empty());
             queue.push_back(last);
-            if sent <= gather.len() {
+            if sent <= gather.byte_count() {
                 gather.put_back(sent, &mut queue);
                 assert_eq!(flat(&queue), whole[sent..]);
             }
@@ -150,11 +150,14 @@ mod tests {
         let mut gather = Gather::new();
         let mut queue = queue_of(&[STREAM_BATCH_BYTES - 5, 20]);
         gather.fill(&mut queue);
-        assert_eq!((gather.len(), queue[0].len()), (STREAM_BATCH_BYTES, 15));
+        assert_eq!(
+            (gather.byte_count(), queue[0].len()),
+            (STREAM_BATCH_BYTES, 15)
+        );
         let mut queue: VecDeque<Bytes> = (0..STREAM_BATCH_PARTS + 1)
             .map(|_| Bytes::from_static(b"x"))
             .collect();
         gather.fill(&mut queue);
-        assert_eq!((gather.len(), queue.len()), (STREAM_BATCH_PARTS, 1));
+        assert_eq!((gather.byte_count(), queue.len()), (STREAM_BATCH_PARTS, 1));
     }
 }
