@@ -125,8 +125,11 @@ pub fn publish(
     let sealed = sign::seal(&manifest, &key);
     let bundle = store.bundle_path(name, serial);
     let named = temporary.rename(&bundle)?;
-    write_whole(&store.torrent_path(name, serial), 0o644, &torrent.emit())?;
+    let torrent_path = store.torrent_path(name, serial);
+    write_whole(&torrent_path, 0o644, &torrent.emit())?;
+    let torrent_file = Temporary::at(torrent_path);
     write_whole(&store.manifest_path(name, serial), 0o644, &sealed)?;
+    torrent_file.keep();
     named.keep();
     Ok(Published {
         manifest,

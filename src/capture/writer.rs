@@ -127,6 +127,11 @@ pub(super) struct Written {
 pub(super) struct Temporary(PathBuf);
 
 impl Temporary {
+    /// Takes a file that is there.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// Gives the file its name, and still removes it unless it is kept.
     pub(super) fn rename(mut self, to: &Path) -> Result<Self> {
         fs::rename(&self.0, to).map_err(Error::store("write", to))?;

@@ -49,7 +49,7 @@ pub(super) struct SendArgs {
     /// Ask for IGMP memberships once a minute, for switches with snooping where no router asks
     #[arg(long)]
     igmp_querier: bool,
-    /// Payload bytes per datagram [default: what comes through to every node, 1408 at an MTU of 1500]
+    /// Payload bytes per datagram [default: what every node gets, 1408 at an MTU of 1500]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(64..))]
     symbol_size: Option<u16>,
     /// Where the control channel listens (TCP), and where reports come in (UDP)

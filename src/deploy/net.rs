@@ -81,7 +81,7 @@ impl NetOptions {
         self.interface()
     }
 
-    /// Bytes of payload per datagram on `interface` towards nodes that an MTU of `path_mtu` reaches.
+    /// Bytes of payload per datagram on `interface` to nodes that an MTU of `path_mtu` reaches.
     ///
     /// # Errors
     /// If the user's choice, or the MTU, leaves no room for a symbol.

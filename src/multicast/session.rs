@@ -159,7 +159,8 @@ mod tests {
             let refused = Session::decode(&bytes).unwrap_err();
             prop_assert_eq!(refused, BadSession::Version(version));
             let text = refused.to_string();
-            let names_both = text.contains(&format!("format {version},")) && text.contains("format 1;");
+            let theirs = format!("format {version},");
+            let names_both = text.contains(&theirs) && text.contains("format 1;");
             prop_assert!(names_both, "{}", text);
         }
 

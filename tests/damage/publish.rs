@@ -86,18 +86,22 @@ fn a_full_store_is_named_and_the_next_publication_works() {
     site.good(&["image", "publish", "t"]);
     let bundle = store.join("bundles/t-1.tar.zst");
     let manifest = store.join("bundles/t-1.manifest");
+    let torrent = store.join("bundles/t-1.torrent");
     let (bundle_pages, manifest_pages) = (pages(&bundle), pages(&manifest));
+    let torrent_pages = pages(&torrent);
     assert!(bundle_pages > 500 && manifest_pages > 5);
     let content = fs::read(&bundle).unwrap();
     fs::remove_file(&bundle).unwrap();
     fs::remove_file(&manifest).unwrap();
+    fs::remove_file(&torrent).unwrap();
 
-    // In the middle of the bundle, at its end, before the manifest and in it.
+    // In the middle of the bundle, at its end, before the torrent, before the manifest and in it.
     for free in [
         bundle_pages / 2,
         bundle_pages - 1,
         bundle_pages,
-        bundle_pages + manifest_pages - 1,
+        bundle_pages + torrent_pages,
+        bundle_pages + torrent_pages + manifest_pages - 1,
     ] {
         leave(&store, free);
         let ended = site.flashover(&["image", "publish", "t"]);
@@ -106,7 +110,7 @@ fn a_full_store_is_named_and_the_next_publication_works() {
         assert!(ended.stderr.contains("No space left"), "{ended:?}");
         assert_eq!(site.names_in("bundles"), [""; 0], "{free} pages");
     }
-    leave(&store, bundle_pages + manifest_pages);
+    leave(&store, bundle_pages + torrent_pages + manifest_pages);
     site.good(&["image", "publish", "t"]);
     assert!(fs::read(&bundle).unwrap() == content);
     site.good(&["image", "verify", "t"]);

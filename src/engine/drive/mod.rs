@@ -396,8 +396,8 @@ pub(super) fn in_full(e: &Error) -> String {
 
 /// How the loop asks the kernel; one implementation per backend.
 ///
-/// Within a run the order is: any number of `slot`+`send`, `disk` and `stream`, then `wait`, then `next`
-/// until it gives `None`.
+/// Within a run the order is: any number of `slot`+`send`, `disk` and `stream`, then `wait`, then
+/// `next` until it gives `None`.
 trait Io {
     /// Begins a run; `wake` becomes readable when the loop should look at its commands.
     fn start(&mut self, wake: BorrowedFd<'_>) -> Result<()>;

@@ -173,6 +173,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn hello() -> Handshake {
+        Handshake {
+            info_hash: [1; 20],
+            peer_id: [2; 20],
+            fast: true,
+            extended: true,
+        }
+    }
+
     /// All parts of a stream that comes in pieces of these sizes, blocks put together.
     fn all(stream: &[u8], sizes: &[usize]) -> Result<Vec<String>, BadFrame> {
         let mut framer = Framer::default();
@@ -207,8 +216,7 @@ mod tests {
             sizes in prop::collection::vec(1_usize..50, 1..5),
             block in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            let handshake = Handshake { info_hash: [1; 20], peer_id: [2; 20], fast: true, extended: true };
-            let mut stream = handshake.emit().to_vec();
+            let mut stream = hello().emit().to_vec();
             Message::Bitfield(&[0xf0, 1]).emit(&mut stream);
             let len = u32::try_from(block.len()).unwrap();
             let range = BlockRange { piece: PieceIndex::new(3), begin: 16384, len };
@@ -229,8 +237,7 @@ mod tests {
             start: bool,
         ) {
             if start {
-                let hello = Handshake { info_hash: [1; 20], peer_id: [2; 20], fast: true, extended: true };
-                stream.splice(..0, hello.emit());
+                stream.splice(..0, hello().emit());
             }
             let _refused = all(&stream, &sizes);
         }
@@ -238,18 +245,12 @@ mod tests {
 
     #[test]
     fn lengths_are_bounded() {
-        let hello = Handshake {
-            info_hash: [1; 20],
-            peer_id: [2; 20],
-            fast: false,
-            extended: false,
-        };
         for body in [
             [0xff, 0xff, 0xff, 0xff, 5],
             [0, 3, 0, 0, 7],
             [0, 0x20, 0, 0, 20],
         ] {
-            let stream = [&hello.emit()[..], &body].concat();
+            let stream = [&hello().emit()[..], &body].concat();
             assert!(
                 matches!(all(&stream, &[7]), Err(BadFrame::TooLong(_))),
                 "{body:?}"

@@ -226,7 +226,12 @@ mod tests {
         }
 
         #[test]
-        fn handshakes_round_trip(info_hash: [u8; 20], peer_id: [u8; 20], fast: bool, extended: bool) {
+        fn handshakes_round_trip(
+            info_hash: [u8; 20],
+            peer_id: [u8; 20],
+            fast: bool,
+            extended: bool,
+        ) {
             let handshake = Handshake { info_hash, peer_id, fast, extended };
             prop_assert_eq!(Handshake::parse(&handshake.emit()), Some(handshake));
         }
