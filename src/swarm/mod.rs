@@ -14,6 +14,8 @@ pub mod lsd;
 pub mod magnet;
 pub mod metainfo;
 mod percent;
+pub mod picker;
+pub mod seeding;
 pub mod tracker;
 pub mod webseed;
 pub mod wire;

@@ -1,0 +1,265 @@
+//! How a seed that everybody waits for gives each piece away once: the *paced partition*.
+//!
+//! A seed whose peers see all its pieces sends many of them several times, since peers choose
+//! without knowing of each other; only the seed sees all requests. So it reveals each piece (by
+//! `have`) to one peer only, and to every peer few at a time: the next when one of them was sent.
+//! Unlike BEP 16 it does not wait until the piece was seen at another peer. Plain BEP 3 peers then
+//! ask for what they know of, and get the rest from each other.
+//!
+//! ```text
+//!   Hidden --reveal--> Given to a peer --all of it sent--> Sent --seen at another--> Spread
+//!      ▲                   │ the peer is gone                │ nothing happens for long
+//!      └───────────────────┴─────────────────────────────────┘
+//! ```
+//!
+//! Invariant: a peer holds at most [`WINDOW`] pieces that were revealed to it and not sent whole.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::base::{PieceIndex, Time};
+use crate::machine::StreamId;
+
+/// Pieces that a peer knows of and was not sent yet.
+pub const WINDOW: usize = 3;
+/// How long a piece that was sent may stay with its one holder before it is revealed to another.
+pub const SPREAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Partition {
+    states: Vec<State>,
+    /// Pieces that nobody knows of, in the order in which they are revealed.
+    hidden: VecDeque<PieceIndex>,
+    peers: BTreeMap<StreamId, Peer>,
+    /// Pieces that are sent and were seen at no other peer, with the time.
+    lone: BTreeMap<PieceIndex, Time>,
+    /// Who has pieces that are revealed again because they did not spread.
+    holders: BTreeMap<PieceIndex, StreamId>,
+    spread_count: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Hidden,
+    Given(StreamId),
+    Sent(StreamId),
+    Spread,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    /// What was revealed to it and is not sent.
+    window: BTreeSet<PieceIndex>,
+}
+
+impl Partition {
+    /// Starts with `count` pieces that nobody knows of.
+    #[must_use]
+    pub fn new(count: u32) -> Self {
+        Self {
+            states: vec![State::Hidden; count as usize],
+            hidden: (0..count).map(PieceIndex::new).collect(),
+            peers: BTreeMap::new(),
+            lone: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            spread_count: 0,
+        }
+    }
+
+    /// A peer that lacks pieces came.
+    pub fn join(&mut self, peer: StreamId) {
+        self.peers.entry(peer).or_default();
+    }
+
+    /// A peer is gone, or needs nothing more: what only it knew of is hidden again.
+    pub fn leave(&mut self, peer: StreamId) {
+        self.peers.remove(&peer);
+        self.holders.retain(|_, holder| *holder != peer);
+        let of_peer = |state: &State| [State::Given(peer), State::Sent(peer)].contains(state);
+        let lost = self
+            .states
+            .iter()
+            .enumerate()
+            .filter(|(_, state)| of_peer(state));
+        let index = |index: usize| PieceIndex::new(u32::try_from(index).unwrap_or(u32::MAX));
+        let lost: Vec<PieceIndex> = lost.map(|(at, _)| index(at)).collect();
+        for &piece in lost.iter().rev() {
+            self.hide(piece);
+        }
+    }
+
+    /// All of a piece was sent to a peer.
+    pub fn sent(&mut self, peer: StreamId, piece: PieceIndex, now: Time) {
+        if let Some(place) = self.peers.get_mut(&peer) {
+            place.window.remove(&piece);
+        }
+        if let Some(state) = self.states.get_mut(piece.as_usize())
+            && *state == State::Given(peer)
+        {
+            *state = State::Sent(peer);
+            self.lone.insert(piece, now);
+        }
+    }
+
+    /// A peer says that it has a piece.
+    pub fn seen(&mut self, peer: StreamId, piece: PieceIndex) {
+        if let Some(place) = self.peers.get_mut(&peer) {
+            place.window.remove(&piece);
+        }
+        let Some(state) = self.states.get_mut(piece.as_usize()) else {
+            return;
+        };
+        let is_elsewhere = match *state {
+            State::Hidden => true,
+            State::Given(holder) | State::Sent(holder) => holder != peer,
+            State::Spread => false,
+        };
+        if is_elsewhere {
+            if *state == State::Hidden {
+                self.hidden.retain(|&hidden| hidden != piece);
+            }
+            *state = State::Spread;
+            self.lone.remove(&piece);
+            self.spread_count += 1;
+        }
+    }
+
+    /// Takes the next piece to reveal, and to whom: the peer with the emptiest window first.
+    pub fn reveal(&mut self, now: Time) -> Option<(StreamId, PieceIndex)> {
+        let late = self
+            .lone
+            .iter()
+            .find(|&(_, &since)| now >= since + SPREAD_PATIENCE);
+        if self.peers.len() > 1
+            && let Some((&piece, _)) = late
+        {
+            if let State::Sent(holder) = self.states[piece.as_usize()] {
+                self.holders.insert(piece, holder);
+            }
+            self.hide(piece);
+        }
+        let &piece = self.hidden.front()?;
+        let holder = self.holders.get(&piece).copied();
+        let others = self
+            .peers
+            .iter_mut()
+            .filter(|(peer, _)| Some(**peer) != holder);
+        let with_room = others.filter(|(_, peer)| peer.window.len() < WINDOW);
+        let (&to, place) = with_room.min_by_key(|(_, peer)| peer.window.len())?;
+        place.window.insert(piece);
+        self.hidden.pop_front();
+        self.states[piece.as_usize()] = State::Given(to);
+        Some((to, piece))
+    }
+
+    /// When [`Partition::reveal`] may have something because time has passed.
+    #[must_use]
+    pub fn patience_ends(&self) -> Option<Time> {
+        let since = self.lone.values().min()?;
+        (self.peers.len() > 1).then_some(*since + SPREAD_PATIENCE)
+    }
+
+    /// Whether every piece was given away and none is waited for: from now on the seed is as any
+    /// other peer that has everything.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let is_away = |state: &State| matches!(state, State::Sent(_) | State::Spread);
+        self.states.iter().all(is_away)
+    }
+
+    /// How many pieces were seen at more than the peer that they were given to.
+    #[must_use]
+    pub const fn spread_count(&self) -> usize {
+        self.spread_count
+    }
+
+    fn hide(&mut self, piece: PieceIndex) {
+        self.lone.remove(&piece);
+        self.states[piece.as_usize()] = State::Hidden;
+        self.hidden.push_front(piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::from_nanos(1_000_000_000);
+
+    fn peer(number: u32) -> StreamId {
+        StreamId::incoming(number)
+    }
+
+    fn all(partition: &mut Partition, now: Time) -> Vec<(StreamId, PieceIndex)> {
+        std::iter::from_fn(|| partition.reveal(now)).collect()
+    }
+
+    #[test]
+    fn every_piece_goes_to_one_peer_within_its_window() {
+        let mut partition = Partition::new(20);
+        (0..3).for_each(|number| partition.join(peer(number)));
+        let mut given = BTreeMap::new();
+        let mut turns = 0;
+        loop {
+            let revealed = all(&mut partition, NOW);
+            if revealed.is_empty() {
+                break;
+            }
+            for (to, piece) in revealed {
+                assert_eq!(given.insert(piece, to), None, "{piece} is given once");
+                let window = partition.peers[&to].window.len();
+                assert!(window <= WINDOW);
+            }
+            let peers = partition.peers.iter();
+            let sent = peers.filter_map(|(&to, peer)| Some((to, *peer.window.first()?)));
+            let sent: Vec<_> = sent.collect();
+            assert!(!partition.is_over());
+            for (to, piece) in sent {
+                partition.sent(to, piece, NOW);
+            }
+            turns += 1;
+            assert!(turns < 50);
+        }
+        assert_eq!(given.len(), 20);
+        for (piece, to) in given {
+            partition.sent(to, piece, NOW);
+        }
+        assert!(partition.is_over());
+    }
+
+    #[test]
+    fn what_a_lost_peer_alone_knew_is_given_to_another() {
+        let mut partition = Partition::new(2);
+        partition.join(peer(0));
+        assert_eq!(all(&mut partition, NOW).len(), 2);
+        partition.sent(peer(0), PieceIndex::new(0), NOW);
+        partition.join(peer(1));
+        assert_eq!(all(&mut partition, NOW), []);
+        partition.leave(peer(0));
+        let again = all(&mut partition, NOW);
+        assert_eq!(again.len(), 2, "sent or not, nobody has it now");
+        assert!(again.iter().all(|(to, _)| *to == peer(1)));
+    }
+
+    #[test]
+    fn a_holder_that_does_not_pass_on_is_not_waited_for() {
+        let mut partition = Partition::new(2);
+        (0..2).for_each(|number| partition.join(peer(number)));
+        let revealed = all(&mut partition, NOW);
+        for &(to, piece) in &revealed {
+            partition.sent(to, piece, NOW);
+        }
+        let (other, piece) = (revealed[1].0, revealed[0].1);
+        partition.seen(other, piece);
+        assert_eq!(partition.spread_count(), 1);
+        assert_eq!(all(&mut partition, NOW), []);
+        let late = NOW + SPREAD_PATIENCE;
+        assert_eq!(partition.patience_ends(), Some(late));
+        let again = all(&mut partition, late);
+        assert_eq!(again.len(), 1);
+        let (holder, lone) = revealed[1];
+        assert_eq!(again[0].1, lone, "only the one that did not spread");
+        assert_ne!(again[0].0, holder, "to another than who has it");
+    }
+}
