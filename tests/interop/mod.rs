@@ -5,5 +5,6 @@ mod flute;
 mod large;
 mod lcrq;
 mod tar;
+mod torrent;
 mod tshark;
 mod udpcast;
