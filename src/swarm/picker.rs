@@ -73,14 +73,14 @@ impl Picker {
     /// A peer has this piece, which it did not have before.
     pub fn add_holder(&mut self, piece: PieceIndex) {
         self.change(piece, |piece| {
-            piece.availability = piece.availability.saturating_add(1)
+            piece.availability = piece.availability.saturating_add(1);
         });
     }
 
     /// A peer that had this piece is gone.
     pub fn remove_holder(&mut self, piece: PieceIndex) {
         self.change(piece, |piece| {
-            piece.availability = piece.availability.saturating_sub(1)
+            piece.availability = piece.availability.saturating_sub(1);
         });
     }
 
