@@ -19,6 +19,7 @@ pub mod head;
 pub mod interrupt;
 pub mod net;
 pub mod node;
+pub mod runtime;
 pub mod token;
 
 mod announce;
