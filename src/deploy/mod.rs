@@ -26,6 +26,7 @@ mod announce;
 mod beacon;
 mod casts;
 mod catalog;
+mod descriptors;
 mod hub;
 mod identity;
 mod path;
