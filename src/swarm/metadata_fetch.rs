@@ -3,7 +3,7 @@
 //! ```text
 //!   parts of one size, from all who claim it ──► the hash is right ──► Complete
 //!        ▲                                  └──► it is wrong: from now on, all parts of one peer
-//!        └── of one peer, then the next ◄───────── each that fails so is Bad, and is not asked again
+//!        └── of one peer, then the next ◄───────── who fails alone is Bad, and left out
 //! ```
 //!
 //! Invariants: what is handed on has the hashes of all names; a peer is called bad only for what it
