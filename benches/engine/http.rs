@@ -1,6 +1,6 @@
-//! What it costs to serve byte ranges of a file by HTTP: the control plane's runtime on `tokio-uring`
-//! and on plain tokio, and streams of the engine on its own ring, which read into its arena and send
-//! from there. The same bytes to the same client, over one connection.
+//! What it costs to serve byte ranges of a file by HTTP: the control plane's runtime on
+//! `tokio-uring` and on plain tokio, and streams of the engine on its own ring, which read into its
+//! arena and send from there. The same bytes to the same client, over one connection.
 //!
 //! The figure is CPU time of the whole process, the client's share included, not wall time.
 

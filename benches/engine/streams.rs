@@ -1,5 +1,5 @@
-//! What it costs to carry bytes over TCP: streams of the engine, as a swarm uses them, next to loops
-//! of `send` and of `sendfile` that do nothing else.
+//! What it costs to carry bytes over TCP: streams of the engine, as a swarm uses them, next to
+//! loops of `send` and of `sendfile` that do nothing else.
 //!
 //! One thread is both ends of a connection over the loopback, so the time per byte is the CPU time
 //! of both sides. The engine sends blocks of 16 KiB, a header before each, out of shared pieces.
