@@ -9,7 +9,10 @@
 //! [`framer`] takes a stream apart; blocks it hands on as they come, everything else whole.
 //! Source: BEP 3 "peer protocol", BEP 6, BEP 10.
 
+pub mod extension;
 pub mod framer;
+pub mod metadata;
+pub mod pex;
 
 use crate::base::PieceIndex;
 
