@@ -19,12 +19,15 @@ pub mod head;
 pub mod interrupt;
 pub mod net;
 pub mod node;
+pub mod runtime;
 pub mod token;
+pub mod torrent;
 
 mod announce;
 mod beacon;
 mod casts;
 mod catalog;
+mod descriptors;
 mod hub;
 mod identity;
 mod path;
