@@ -133,6 +133,23 @@ impl Metainfo {
         out.finish()
     }
 
+    /// The same torrent with these trackers and web seeds and no others. Its names stay.
+    #[must_use]
+    pub fn with_sources(&self, trackers: &[Vec<String>], web_seeds: &[String]) -> Self {
+        let mut torrent = self.clone();
+        for key in [&b"announce"[..], b"announce-list", b"url-list"] {
+            torrent.others.remove(key);
+        }
+        for (key, value) in draft::tracker_keys(trackers) {
+            torrent.others.insert(key.to_vec(), value.into());
+        }
+        if !web_seeds.is_empty() {
+            let list = draft::texts(web_seeds).finish();
+            torrent.others.insert(b"url-list".to_vec(), list.into());
+        }
+        torrent
+    }
+
     /// What is hashed.
     #[must_use]
     pub const fn info(&self) -> &Info {

@@ -321,3 +321,20 @@ fn known(is_known: bool) -> (Verdict, Verdict) {
         (Verdict::Unknown, Verdict::Unknown)
     }
 }
+
+#[test]
+fn sources_are_exchanged_and_names_stay() {
+    let texts = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+    let (bare, _) = made(draft(vec![file(&[], 70_000)], Forms::Hybrid));
+    let tiers = [texts(&["http://h:1/announce", "udp://h:1/announce"])];
+    let full = bare.with_sources(&tiers, &texts(&["http://h:1/name"]));
+    let read = Metainfo::parse(&full.emit()).unwrap();
+    assert_eq!(read, full);
+    assert_eq!(read.trackers(), tiers);
+    assert_eq!(read.web_seeds(), ["http://h:1/name"]);
+    assert_eq!(read.info().names(), bare.info().names());
+    let one = full.with_sources(&[texts(&["http://i/announce"])], &[]);
+    assert_eq!(one.trackers(), [["http://i/announce"]]);
+    assert_eq!(one.web_seeds(), texts(&[]));
+    assert_eq!(full.with_sources(&[], &[]), bare);
+}
