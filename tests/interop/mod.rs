@@ -6,5 +6,6 @@ mod large;
 mod lcrq;
 mod tar;
 mod torrent;
+mod tracker;
 mod tshark;
 mod udpcast;

@@ -8,9 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 /// Bytes read ahead of the socket, per answer.
@@ -57,8 +59,59 @@ fn number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok())?
 }
 
+/// An open file and its size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open<'a> {
+    pub(crate) file: &'a Arc<File>,
+    pub(crate) size: u64,
+}
+
+/// Answers a request for a file or a part of it, as soon as one of `ranges` is free; tells also how
+/// many bytes the answer has.
+pub(crate) async fn answer(
+    open: Open<'_>,
+    headers: &HeaderMap,
+    ranges: &Arc<Semaphore>,
+) -> (Response, u64) {
+    let size = open.size;
+    let asked = headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok());
+    let (status, part) = match parse(asked, size) {
+        Asked::Whole => (StatusCode::OK, 0..size),
+        Asked::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+        Asked::Unsatisfiable => {
+            let size = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+            return ((StatusCode::RANGE_NOT_SATISFIABLE, size).into_response(), 0);
+        }
+    };
+    let Ok(permit) = Arc::clone(ranges).acquire_owned().await else {
+        let ending = (StatusCode::SERVICE_UNAVAILABLE, "The head is ending");
+        return (ending.into_response(), 0);
+    };
+    let len = part.end - part.start;
+    let mut response = (
+        status,
+        [
+            (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (header::ACCEPT_RANGES, "bytes".to_owned()),
+            (header::CONTENT_LENGTH, len.to_string()),
+        ],
+    )
+        .into_response();
+    if status == StatusCode::PARTIAL_CONTENT {
+        let text = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+        if let Ok(value) = text.parse() {
+            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        }
+    }
+    let body = RangeBody::new(Arc::clone(open.file), part, permit);
+    *response.body_mut() = axum::body::Body::new(body);
+    (response, len)
+}
+
 /// A part of a file as an HTTP body: one chunk is in memory at a time.
-pub(super) struct RangeBody {
+struct RangeBody {
     file: Arc<File>,
     rest: Range<u64>,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
@@ -68,7 +121,7 @@ pub(super) struct RangeBody {
 
 impl RangeBody {
     /// Starts at the front of `range`, which must lie in the file.
-    pub(super) fn new(file: Arc<File>, range: Range<u64>, permit: OwnedSemaphorePermit) -> Self {
+    const fn new(file: Arc<File>, range: Range<u64>, permit: OwnedSemaphorePermit) -> Self {
         Self {
             file,
             rest: range,

@@ -1,0 +1,113 @@
+//! The open swarm: published bundles for stock BitTorrent clients, by a tracker (HTTP and UDP on
+//! one port), torrents, and the bundles themselves as web seeds.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /announce?...`, `GET /scrape?...` | the tracker's, see [`crate::swarm::tracker::http`] |
+//! | `GET /NAME-SERIAL.torrent` | the torrent, with this head as tracker and web seed |
+//! | `GET /NAME-SERIAL.tar.zst` | the bundle, whole or one `Range` |
+//! | UDP, same port | the tracker's, see [`crate::swarm::tracker::udp`] |
+//!
+//! Nothing here is sealed or asks who is there: it is off unless the administrator wants it. Names
+//! are looked up in the table of published bundles; no request ever becomes a path. The thread and
+//! its limits are its own, so that no stranger takes the control channel's share.
+
+mod http;
+#[cfg(test)]
+pub(crate) mod tests;
+mod udp;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::accept;
+use super::error::{Kind, OrKind as _, Result};
+use super::hub::Hub;
+
+/// The port of the tracker unless another is asked for: what trackers use elsewhere.
+pub const PORT_DEFAULT: u16 = 6969;
+/// Threads that read bundles.
+const READERS_MAX: usize = 4;
+/// How often a free port is looked for that is free for TCP and UDP.
+const PORTS_TRIED_MAX: usize = 16;
+
+/// The running open swarm; dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct OpenSwarm {
+    local: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl OpenSwarm {
+    /// Listens on `listen`, TCP and UDP, and serves what `hub` has. Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// If the address cannot be had, or the thread not be started.
+    pub(crate) fn start(listen: SocketAddr, hub: Arc<Hub>) -> Result<Self> {
+        let (listener, socket) = bind(listen)?;
+        let local = listener.local_addr().or_kind(Kind::Network)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(READERS_MAX)
+            .build()
+            .or_kind(Kind::Internal)?;
+        let (stop, stopped) = watch::channel(false);
+        let datagrams = udp::serve(socket, Arc::clone(&hub), stopped.clone());
+        let shop = Arc::new(http::Shop::new(hub));
+        let connections = accept::accept_loop(listener, stopped, move |stream, peer| {
+            http::serve(stream, peer.ip(), Arc::clone(&shop))
+        });
+        let thread = std::thread::Builder::new()
+            .name("open-swarm".to_owned())
+            .spawn(move || {
+                runtime.block_on(async { tokio::join!(connections, datagrams) });
+                runtime.shutdown_timeout(Duration::from_secs(1));
+            })
+            .or_kind(Kind::Internal)?;
+        Ok(Self {
+            local,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens.
+    pub(crate) const fn local(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl Drop for OpenSwarm {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("The thread of the open swarm had panicked");
+        }
+    }
+}
+
+fn bind(listen: SocketAddr) -> Result<(std::net::TcpListener, UdpSocket)> {
+    let both = || {
+        let listener = accept::listen(listen)?;
+        let local = listener.local_addr().or_kind(Kind::Network)?;
+        let socket = UdpSocket::bind(local)
+            .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+            .or_kind_with(Kind::Network, || format!("Cannot listen on {local} (UDP)"))?;
+        Ok((listener, socket))
+    };
+    let mut bound = both();
+    for _ in 1..PORTS_TRIED_MAX {
+        if bound.is_ok() || listen.port() != 0 {
+            break;
+        }
+        bound = both();
+    }
+    bound
+}
