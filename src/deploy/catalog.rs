@@ -29,6 +29,8 @@ pub(crate) enum FileKind {
     Bundle,
     /// `NAME-SERIAL.torrent`
     Torrent,
+    /// `NAME-SERIAL.v1.torrent`, which is in no store
+    TorrentV1,
 }
 
 /// See the module.
@@ -126,7 +128,10 @@ impl Catalog {
     /// The bundle that a file is of, by the file's name as it is in the store.
     pub(crate) fn find_file(&self, file: &str) -> Option<(Arc<Published>, FileKind)> {
         let (stem, kind) = match file.strip_suffix(TORRENT_SUFFIX) {
-            Some(stem) => (stem, FileKind::Torrent),
+            Some(stem) => match stem.strip_suffix(".v1") {
+                Some(stem) => (stem, FileKind::TorrentV1),
+                None => (stem, FileKind::Torrent),
+            },
             None => (file.strip_suffix(BUNDLE_SUFFIX)?, FileKind::Bundle),
         };
         let (name, serial) = stem.rsplit_once('-')?;
@@ -179,6 +184,10 @@ fn open(store: &Store, (name, serial): &Key, events: &Events) -> Result<Publishe
         manifest: Arc::new(manifest),
         sealed: sealed.into(),
         bundle: Arc::new(bundle),
+        torrent_v1: torrent
+            .as_ref()
+            .and_then(|torrent| torrent.v1_alone())
+            .map(Arc::new),
         torrent,
         is_hashed: false,
     })

@@ -269,6 +269,7 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         sealed: sealed.into(),
         bundle: Arc::new(file),
         torrent: None,
+        torrent_v1: None,
         is_hashed: true,
     }));
     let token = Token {

@@ -43,6 +43,8 @@ pub(crate) struct Published {
     pub(crate) bundle: Arc<File>,
     /// Its torrent; one of a version before torrents has none, and neither has a plain file.
     pub(crate) torrent: Option<Arc<Metainfo>>,
+    /// The v1 part of its torrent, for clients that cannot read hybrids.
+    pub(crate) torrent_v1: Option<Arc<Metainfo>>,
     /// Whether this process has hashed the bundle itself, a moment ago: it is not hashed again.
     pub(crate) is_hashed: bool,
 }

@@ -63,21 +63,23 @@ impl Peers {
     /// Tracks these bundles and no others; gives those that there is no room for.
     pub(crate) fn follow(&self, published: &[Arc<Published>]) -> Vec<Arc<Published>> {
         let mut table = self.table();
-        let mut kept = BTreeSet::new();
         let mut left_out = Vec::new();
         let serves_stock = table.serves_stock;
-        let wanted: Vec<_> = published
+        let wanted = published
             .iter()
-            .map(|one| (one, self.names(one, serves_stock)))
-            .collect();
-        kept.extend(wanted.iter().flat_map(|(_, names)| names.concat()));
+            .map(|one| (one, self.names(one, serves_stock)));
+        let wanted: Vec<_> = wanted.collect();
+        let kept = wanted.iter().flat_map(|(_, swarms)| swarms.iter());
+        let kept: BTreeSet<Name> = kept.flat_map(|(names, _)| names.clone()).collect();
         let gone: Vec<Name> = table.tracker.names().copied().collect();
         for name in gone.iter().filter(|name| !kept.contains(*name)) {
             table.tracker.remove(name);
         }
-        for (one, [own, stock]) in wanted {
-            let has_room = table.tracker.insert(&own, Pace::Nodes)
-                && (stock.is_empty() || table.tracker.insert(&stock, Pace::Stock));
+        for (one, swarms) in wanted {
+            let mut has_room = true;
+            for (names, pace) in swarms {
+                has_room &= table.tracker.insert(&names, pace);
+            }
             if !has_room {
                 left_out.push(Arc::clone(one));
             }
@@ -85,11 +87,15 @@ impl Peers {
         left_out
     }
 
-    /// The names of a bundle: for our nodes, and for stock clients.
-    fn names(&self, published: &Published, serves_stock: bool) -> [Vec<Name>; 2] {
-        let stock = published.torrent.as_deref().filter(|_| serves_stock);
-        let stock = stock.map(wire_names).unwrap_or_default();
-        [vec![own_name(&self.secret(published))], stock]
+    /// The swarms of a bundle with their names: that of our nodes, then those of stock clients.
+    fn names(&self, published: &Published, serves_stock: bool) -> Vec<(Vec<Name>, Pace)> {
+        let own = (vec![own_name(&self.secret(published))], Pace::Nodes);
+        let torrents = [&published.torrent, &published.torrent_v1]
+            .into_iter()
+            .flatten();
+        let stock = torrents.filter(|_| serves_stock);
+        let stock = stock.map(|torrent| (wire_names(torrent), Pace::Stock));
+        std::iter::once(own).chain(stock).collect()
     }
 
     /// The secret of a bundle's swarm, for nodes that were admitted: the same as long as this head
@@ -144,16 +150,20 @@ impl Peers {
         self.table().tracker.announce(from, &announce, now)
     }
 
-    /// Counts of a bundle: our nodes, and stock clients.
+    /// Complete and incomplete peers of a bundle: our nodes, and stock clients.
     pub(crate) fn counts(&self, published: &Published) -> [Scraped; 2] {
         let now = self.now();
         let mut table = self.table();
-        let [own, stock] = self.names(published, true);
-        [own, stock].map(|names| {
+        let mut counts = [Scraped::default(); 2];
+        for (names, pace) in self.names(published, true) {
             let first = names.first();
-            let counts = first.and_then(|name| table.tracker.scrape(name, now));
-            counts.unwrap_or_default()
-        })
+            let found = first.and_then(|name| table.tracker.scrape(name, now));
+            let sum = &mut counts[usize::from(pace == Pace::Stock)];
+            let found = found.unwrap_or_default();
+            sum.complete += found.complete;
+            sum.incomplete += found.incomplete;
+        }
+        counts
     }
 
     /// Requests that came, by HTTP, UDP and from our nodes.

@@ -38,7 +38,7 @@ fn stock_clients_fetch_a_bundle_from_tracker_and_web_seed_alone() {
         let served = until(PATIENCE, || get(lab, "/test-1.torrent"));
         std::fs::write(&torrent, served.expect("the head serves it")).expect("there is room");
         let clients = [
-            aria2(lab, "node1", &url),
+            aria2(lab, "node1", url.as_ref(), &["--seed-time=0"]),
             libtorrent(lab, "node2", &torrent, "leech"),
         ];
         for client in clients {
@@ -48,6 +48,26 @@ fn stock_clients_fetch_a_bundle_from_tracker_and_web_seed_alone() {
         for node in ["node1", "node2"] {
             assert_eq!(fetched(lab, node), bundle(lab), "{node}");
         }
+    });
+}
+
+/// aria2 1.36 takes a hybrid for another torrent: it loses the empty key in the file tree, which is
+/// fixed by aria2/aria2#1905. Transmission 3.00 reads none. For such clients there is the v1 part.
+#[test]
+fn old_clients_find_each_other_by_the_torrent_without_version_2() {
+    in_lab(TWO_NODES, |lab| {
+        let _fleet = Fleet::serve_with(lab, &["--open-swarm"]);
+        let served = until(PATIENCE, || get(lab, "/test-1.v1.torrent"));
+        let torrent = Metainfo::parse(&served.expect("the head serves it"));
+        let torrent = torrent.expect("it is sound").with_sources(
+            &[vec![format!("http://{HEAD}:{PORT}/announce")]],
+            &[],
+        );
+        let path = lab.scratch().join("tracker.torrent");
+        std::fs::write(&path, torrent.emit()).expect("there is room");
+        seeds(lab, "node1");
+        let _seed = aria2(lab, "node1", &path, &["--seed-ratio=0", "--check-integrity=true"]);
+        finds_the_seed(lab, &path);
     });
 }
 
@@ -164,17 +184,13 @@ fn get(lab: &Lab, target: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// Fetches a torrent and what it names.
-///
-/// aria2 1.36 takes a hybrid for another torrent (it loses the empty key in the file tree, fixed in
-/// aria2/aria2#1905), so that it has web seeds and no peers.
-fn aria2(lab: &Lab, node: &str, url: &str) -> Process {
+fn aria2(lab: &Lab, node: &str, torrent: &Path, more: &[&str]) -> Process {
     let mut command = lab.command(node, "aria2c");
     command.arg("--dir").arg(lab.scratch().join(node));
     command.args(["--no-conf", "--enable-dht=false", "--bt-enable-lpd=false"]);
     command.args(["--enable-peer-exchange=false", "--file-allocation=none"]);
     command.args(["--follow-torrent=mem", "--listen-port=6881"]);
-    command.args(["--seed-time=0", url]);
+    command.args(more).arg(torrent);
     lab.spawn(node, command, &lab.scratch().join(format!("{node}.log")))
 }
 

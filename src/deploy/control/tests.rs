@@ -53,6 +53,7 @@ fn start(token: Token) -> Head {
         sealed: sealed.into(),
         bundle: Arc::new(file),
         torrent: None,
+        torrent_v1: None,
         is_hashed: true,
     }));
     let gate = Gate::Only(token.secret);

@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 
 use crate::deploy::catalog::FileKind;
 use crate::deploy::control::range;
-use crate::deploy::hub::{Hub, Published};
+use crate::deploy::hub::Hub;
+use crate::swarm::Metainfo;
 use crate::swarm::tracker::TrackerUrl;
 use crate::swarm::tracker::limits::QUERY_BYTES_MAX;
 
@@ -81,7 +82,12 @@ async fn answer(
             .hub
             .find_file(path.strip_prefix('/').unwrap_or_default())
         {
-            Some((published, FileKind::Torrent)) => torrent(&published, &request, local),
+            Some((published, FileKind::Torrent)) => {
+                torrent(published.torrent.as_deref(), &request, local)
+            }
+            Some((published, FileKind::TorrentV1)) => {
+                torrent(published.torrent_v1.as_deref(), &request, local)
+            }
             Some((published, FileKind::Bundle)) => {
                 let open = range::Open {
                     file: &published.bundle,
@@ -98,8 +104,8 @@ async fn answer(
 
 /// The torrent of a bundle, with this head as tracker and web seed, by the name that the client
 /// reached it by.
-fn torrent(published: &Published, request: &Request<Incoming>, local: SocketAddr) -> Response {
-    let Some(torrent) = &published.torrent else {
+fn torrent(torrent: Option<&Metainfo>, request: &Request<Incoming>, local: SocketAddr) -> Response {
+    let Some(torrent) = torrent else {
         return refuse(StatusCode::NOT_FOUND, "This publication has no torrent");
     };
     let here = authority(request).unwrap_or_else(|| local.to_string());

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /announce?...`, `GET /scrape?...` | the tracker's, see [`crate::swarm::tracker::http`] |
 //! | `GET /NAME-SERIAL.torrent` | the torrent, with this head as tracker and web seed |
+//! | `GET /NAME-SERIAL.v1.torrent` | without version 2, for clients that cannot read hybrids |
 //! | `GET /NAME-SERIAL.tar.zst` | the bundle, whole or one `Range` |
 //! | UDP, same port | the tracker's, see [`crate::swarm::tracker::udp`] |
 //!

@@ -46,6 +46,7 @@ pub(crate) fn head() -> Head {
         sealed: bytes::Bytes::new(),
         bundle: Arc::new(file),
         torrent: Some(Arc::clone(&torrent)),
+        torrent_v1: torrent.v1_alone().map(Arc::new),
         is_hashed: true,
     }));
     let gate = Gate::Only(Secret::random().unwrap());
@@ -192,6 +193,7 @@ fn what_is_not_published_is_not_there() {
         "/x/thing-1.torrent",
         "/./thing-1.torrent",
         "/thing-1.manifest",
+        "/thing-1.v2.torrent",
         "/thing-1.tar.zst/",
         "/../bundles/thing-1.tar.zst",
         "/%2e%2e/thing-1.tar.zst",
@@ -230,6 +232,24 @@ fn peers_by_http_and_by_udp_find_each_other_by_either_name() {
         );
     }
     assert!(head.hub.metrics().contains("tracker_requests_total"));
+}
+
+#[test]
+fn old_clients_have_a_torrent_and_a_swarm_of_their_own() {
+    let head = head();
+    let (status, body) = head.get("/thing-1.v1.torrent");
+    assert_eq!(status, 200);
+    let torrent = Metainfo::parse(&body).unwrap();
+    assert_eq!(torrent.web_seeds(), [format!("http://h:6969/{FILE}")]);
+    let names = torrent.info().names();
+    assert_eq!(names.v2(), None);
+    let name = names.first().wire();
+    assert_eq!(head.announce(name, 1).unwrap().peers, []);
+    assert_eq!(head.announce(head.names()[0], 2).unwrap().peers, []);
+    assert_eq!(head.announce(name, 3).unwrap().peers, [peer(1)]);
+    let published = head.hub.find("thing", Some(1)).unwrap();
+    let [_, stock] = head.hub.peers().counts(&published);
+    assert_eq!(stock.incomplete, 3);
 }
 
 #[test]

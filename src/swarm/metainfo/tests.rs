@@ -338,3 +338,22 @@ fn sources_are_exchanged_and_names_stay() {
     assert_eq!(one.web_seeds(), texts(&[]));
     assert_eq!(full.with_sources(&[], &[]), bare);
 }
+
+#[test]
+fn a_hybrid_has_a_v1_part_that_knows_its_pieces_by_sha1_alone() {
+    let (hybrid, pieces) = made(draft(vec![file(&[], 70_000)], Forms::Hybrid));
+    let old = Metainfo::parse(&hybrid.v1_alone().unwrap().emit()).unwrap();
+    assert_eq!(old.info().names().v2(), None);
+    assert_ne!(old.info().names().v1(), hybrid.info().names().v1());
+    assert_eq!(old.info().name(), hybrid.info().name());
+    assert!(old.info().is_private());
+    for (piece, bytes) in old.info().layout().pieces().zip(&pieces) {
+        assert_eq!(old.check(piece, bytes), Verdict::Good);
+        assert_eq!(old.check_v2(piece, bytes), Verdict::Unknown);
+    }
+    let (v1, _) = made(draft(vec![file(&[], 70_000)], Forms::V1));
+    assert_eq!(old, v1, "as if it had never been a hybrid");
+    assert_eq!(v1.v1_alone(), None);
+    let (v2, _) = made(draft(vec![file(&[], 70_000)], Forms::V2));
+    assert_eq!(v2.v1_alone(), None);
+}
