@@ -13,7 +13,8 @@ use crate::deploy::head::{self, Ended, Ready, Serve};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Serve stock BitTorrent clients too, by a tracker (HTTP and UDP), torrents and web seeds on
-    /// this port [default: 6969]: EVERYBODY who reaches it can read ALL published images in the clear
+    /// this port [default: 6969]: EVERYBODY who reaches it can read ALL published images,
+    /// unencrypted
     #[arg(
         long,
         value_name = "PORT",

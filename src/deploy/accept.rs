@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::error::{Kind, OrKind as _, Result};
 use super::path::MTU_EVERYWHERE;
@@ -37,13 +37,12 @@ pub(super) fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
         .or_kind_with(Kind::Network, || format!("Cannot listen on {address}"))
 }
 
-/// Accepts until `stopped` changes; each connection is a task of its own.
+/// Accepts until its runtime ends; each connection is a task of its own, on the same thread.
 pub(super) async fn accept_loop<F>(
     listener: std::net::TcpListener,
-    mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) where
-    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + 'static,
 {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
         tracing::error!("A listening socket cannot be polled");
@@ -55,11 +54,7 @@ pub(super) async fn accept_loop<F>(
         let Ok(permit) = Arc::clone(&all).acquire_owned().await else {
             return;
         };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stopped.changed() => return,
-        };
-        let (stream, peer) = match accepted {
+        let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "A connection could not be accepted");
@@ -76,7 +71,7 @@ pub(super) async fn accept_loop<F>(
             continue;
         }
         let served = serve(stream, peer);
-        tokio::spawn(async move {
+        tokio::task::spawn_local(async move {
             if let Err(error) = served.await {
                 tracing::debug!(%peer, %error, "A connection ended early");
             }

@@ -147,7 +147,7 @@ impl Hub {
         for left_out in self.peers.follow(&self.catalog.all()) {
             let Manifest { name, serial, .. } = &*left_out.manifest;
             self.events.warn(format!(
-                "Peers of {name}@{serial} are not told of each other: too many bundles are published"
+                "Peers of {name}@{serial} are not told of each other: there are too many bundles"
             ));
         }
     }

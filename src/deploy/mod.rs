@@ -20,6 +20,7 @@ pub mod interrupt;
 pub mod net;
 pub mod node;
 pub mod open;
+pub mod runtime;
 pub mod swarm;
 pub mod token;
 
@@ -28,6 +29,7 @@ mod announce;
 mod beacon;
 mod casts;
 mod catalog;
+mod descriptors;
 mod hub;
 mod identity;
 mod path;

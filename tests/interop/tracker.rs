@@ -59,14 +59,18 @@ fn old_clients_find_each_other_by_the_torrent_without_version_2() {
         let _fleet = Fleet::serve_with(lab, &["--open-swarm"]);
         let served = until(PATIENCE, || get(lab, "/test-1.v1.torrent"));
         let torrent = Metainfo::parse(&served.expect("the head serves it"));
-        let torrent = torrent.expect("it is sound").with_sources(
-            &[vec![format!("http://{HEAD}:{PORT}/announce")]],
-            &[],
-        );
+        let torrent = torrent
+            .expect("it is sound")
+            .with_sources(&[vec![format!("http://{HEAD}:{PORT}/announce")]], &[]);
         let path = lab.scratch().join("tracker.torrent");
         std::fs::write(&path, torrent.emit()).expect("there is room");
         seeds(lab, "node1");
-        let _seed = aria2(lab, "node1", &path, &["--seed-ratio=0", "--check-integrity=true"]);
+        let _seed = aria2(
+            lab,
+            "node1",
+            &path,
+            &["--seed-ratio=0", "--check-integrity=true"],
+        );
         finds_the_seed(lab, &path);
     });
 }

@@ -1,4 +1,4 @@
-//! The head's end of the control channel: one thread, one current-thread runtime.
+//! The head's end of the control channel: one control thread.
 //!
 //! Nothing that a peer does can hold more than its share: connections are bounded in all and per
 //! address, handshakes and headers have deadlines, bodies a size, and a peer that stops reading is
@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Json, Path, Request, State};
@@ -17,7 +16,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::range;
@@ -25,13 +24,12 @@ use super::{JoinRequest, PeersRequest, ProbeReply, ProbeRequest, REQUEST_BYTES_M
 use crate::deploy::accept;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::hub::{Hub, Published};
+use crate::deploy::runtime::{BLOCKING_MAX, Runtime};
 use crate::deploy::token::Secret;
 use crate::swarm::tracker::Refused;
 
 /// Byte ranges being sent at a time.
 const RANGES_MAX: usize = 64;
-/// Threads that read bundles.
-const READERS_MAX: usize = 4;
 /// How long a handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the head of a request may take, idle time between requests included.
@@ -43,8 +41,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Server {
     local: SocketAddr,
-    stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    /// Held for its end, which is that of all connections.
+    _runtime: Runtime,
 }
 
 impl Server {
@@ -56,48 +54,26 @@ impl Server {
         let listener = accept::listen(listen)?;
         let local = listener.local_addr().or_kind(Kind::Network)?;
         let tls = tls::server_config(seed).or_kind(Kind::Internal)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(READERS_MAX)
-            .build()
-            .or_kind(Kind::Internal)?;
-        let (stop, stopped) = watch::channel(false);
         let (tls, router) = (TlsAcceptor::from(tls), router(hub));
-        let accept = accept::accept_loop(listener, stopped, move |stream, peer| {
-            serve(
-                stream,
-                tls.clone(),
-                router.clone().layer(Extension(peer.ip())),
-            )
-        });
-        let thread = std::thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                runtime.block_on(accept);
-                runtime.shutdown_timeout(Duration::from_secs(1));
+        let runtime = Runtime::start("control")?;
+        runtime.spawn(move || {
+            accept::accept_loop(listener, move |stream, peer| {
+                serve(
+                    stream,
+                    tls.clone(),
+                    router.clone().layer(Extension(peer.ip())),
+                )
             })
-            .or_kind(Kind::Internal)?;
+        })?;
         Ok(Self {
             local,
-            stop,
-            thread: Some(thread),
+            _runtime: runtime,
         })
     }
 
     /// Where it listens.
     pub(crate) const fn local(&self) -> SocketAddr {
         self.local
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("The control thread had panicked");
-        }
     }
 }
 
@@ -120,12 +96,14 @@ async fn serve(
 struct Shop {
     hub: Arc<Hub>,
     ranges: Arc<Semaphore>,
+    joins: Arc<Semaphore>,
 }
 
 fn router(hub: Arc<Hub>) -> Router {
     let shop = Shop {
         hub,
         ranges: Arc::new(Semaphore::new(RANGES_MAX)),
+        joins: Arc::new(Semaphore::new(BLOCKING_MAX)),
     };
     Router::new()
         .route("/v1/images", get(images))
@@ -203,8 +181,14 @@ async fn join(
     Json(request): Json<JoinRequest>,
 ) -> Result<Response, Response> {
     let published = find(&shop, &name, &serial).map_err(IntoResponse::into_response)?;
+    let permit = Arc::clone(&shop.joins).acquire_owned().await;
     let hub = Arc::clone(&shop.hub);
-    let joined = tokio::task::spawn_blocking(move || hub.join(&published, &request)).await;
+    let join = move || {
+        // Given back when the thread is free again, even if nobody waits for the answer any more.
+        let _permit = permit;
+        hub.join(&published, &request)
+    };
+    let joined = tokio::task::spawn_blocking(join).await;
     match joined {
         Ok(Ok(reply)) => Ok(Json(reply).into_response()),
         Ok(Err(error)) => Err(failed(&error)),

@@ -20,19 +20,14 @@ mod udp;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
-
-use tokio::sync::watch;
 
 use super::accept;
 use super::error::{Kind, OrKind as _, Result};
 use super::hub::Hub;
+use super::runtime::Runtime;
 
 /// The port of the tracker unless another is asked for: what trackers use elsewhere.
 pub const PORT_DEFAULT: u16 = 6969;
-/// Threads that read bundles.
-const READERS_MAX: usize = 4;
 /// How often a free port is looked for that is free for TCP and UDP.
 const PORTS_TRIED_MAX: usize = 16;
 
@@ -40,8 +35,8 @@ const PORTS_TRIED_MAX: usize = 16;
 #[derive(Debug)]
 pub(crate) struct OpenSwarm {
     local: SocketAddr,
-    stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    /// Held for its end, which is that of all connections.
+    _runtime: Runtime,
 }
 
 impl OpenSwarm {
@@ -52,45 +47,24 @@ impl OpenSwarm {
     pub(crate) fn start(listen: SocketAddr, hub: Arc<Hub>) -> Result<Self> {
         let (listener, socket) = bind(listen)?;
         let local = listener.local_addr().or_kind(Kind::Network)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(READERS_MAX)
-            .build()
-            .or_kind(Kind::Internal)?;
-        let (stop, stopped) = watch::channel(false);
-        let datagrams = udp::serve(socket, Arc::clone(&hub), stopped.clone());
+        let runtime = Runtime::start("open-swarm")?;
+        let tracker = Arc::clone(&hub);
+        runtime.spawn(move || udp::serve(socket, tracker))?;
         let shop = Arc::new(http::Shop::new(hub));
-        let connections = accept::accept_loop(listener, stopped, move |stream, peer| {
-            http::serve(stream, peer.ip(), Arc::clone(&shop))
-        });
-        let thread = std::thread::Builder::new()
-            .name("open-swarm".to_owned())
-            .spawn(move || {
-                runtime.block_on(async { tokio::join!(connections, datagrams) });
-                runtime.shutdown_timeout(Duration::from_secs(1));
+        runtime.spawn(move || {
+            accept::accept_loop(listener, move |stream, peer| {
+                http::serve(stream, peer.ip(), Arc::clone(&shop))
             })
-            .or_kind(Kind::Internal)?;
+        })?;
         Ok(Self {
             local,
-            stop,
-            thread: Some(thread),
+            _runtime: runtime,
         })
     }
 
     /// Where it listens.
     pub(crate) const fn local(&self) -> SocketAddr {
         self.local
-    }
-}
-
-impl Drop for OpenSwarm {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("The thread of the open swarm had panicked");
-        }
     }
 }
 
