@@ -23,6 +23,7 @@ pub mod open;
 pub mod runtime;
 pub mod swarm;
 pub mod token;
+pub mod torrent;
 
 mod accept;
 mod announce;
