@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use flashover::base::event::Events;
 use flashover::capture::torrent::{CreateOptions, create, save};
-use flashover::swarm::Metainfo;
 use flashover::swarm::tracker::http::parse_scraped;
+use flashover::swarm::{Magnet, Metainfo};
 
 use super::torrent::python;
 use crate::netns::discovery;
-use crate::netns::fleet::Fleet;
+use crate::netns::fleet::{FLASHOVER, Fleet};
 use crate::netns::lab::{HEAD, Lab, Process, Setup, in_lab, noise, until};
 
 const PORT: u16 = 6969;
@@ -95,6 +95,80 @@ fn a_stock_client_finds_a_stock_seed_by_our_udp_tracker() {
         let _seed = libtorrent(lab, "node1", &torrent, "seed");
         finds_the_seed(lab, &torrent);
     });
+}
+
+#[test]
+fn a_stock_client_finds_our_seed_by_our_http_tracker() {
+    in_lab(TWO_NODES, |lab| finds_our_seed(lab, "http"));
+}
+
+#[test]
+fn a_stock_client_finds_our_seed_by_our_udp_tracker() {
+    in_lab(TWO_NODES, |lab| finds_our_seed(lab, "udp"));
+}
+
+fn finds_our_seed(lab: &Lab, scheme: &str) {
+    let _fleet = Fleet::serve_with(lab, &["--open-swarm"]);
+    let torrent = torrent_with(lab, scheme);
+    seeds(lab, "node1");
+    let content = lab.scratch().join("node1").join(FILE);
+    let _seed = ours(
+        lab,
+        "node1",
+        "seed",
+        &torrent,
+        &["--path".as_ref(), &content],
+    );
+    finds_the_seed(lab, &torrent);
+}
+
+#[test]
+fn our_client_finds_a_stock_seed_by_our_udp_tracker() {
+    in_lab(TWO_NODES, |lab| {
+        let _fleet = Fleet::serve_with(lab, &["--open-swarm"]);
+        let torrent = torrent_with(lab, "udp");
+        seeds(lab, "node1");
+        let _seed = libtorrent(lab, "node1", &torrent, "seed");
+        fetches(lab, &torrent);
+    });
+}
+
+/// libtorrent gives nobody the description of a private torrent; we do, as the tracker decides who
+/// hears of whom.
+#[test]
+fn our_client_finds_our_seed_by_a_magnet_link_with_our_http_tracker() {
+    in_lab(TWO_NODES, |lab| {
+        let _fleet = Fleet::serve_with(lab, &["--open-swarm"]);
+        let torrent = torrent_with(lab, "http");
+        seeds(lab, "node1");
+        let content = lab.scratch().join("node1").join(FILE);
+        let _seed = ours(
+            lab,
+            "node1",
+            "seed",
+            &torrent,
+            &["--path".as_ref(), &content],
+        );
+        let read = Metainfo::parse(&std::fs::read(torrent).expect("it was written"));
+        let link = Magnet::of(&read.expect("it is sound")).to_string();
+        fetches(lab, link.as_ref());
+    });
+}
+
+/// Lets our client fetch what a torrent or link describes.
+fn fetches(lab: &Lab, what: &Path) {
+    let folder = lab.scratch().join("node2");
+    std::fs::create_dir_all(&folder).expect("there is room");
+    let more = [
+        "--into".as_ref(),
+        folder.as_path(),
+        "--seed-time=0s".as_ref(),
+    ];
+    let client = ours(lab, "node2", "fetch", what, &more);
+    let ended = client.end_within(PATIENCE);
+    let said = std::fs::read_to_string(lab.scratch().join("node2.log"));
+    assert!(ended.is_some_and(|status| status.success()), "{said:?}");
+    assert_eq!(fetched(lab, "node2"), bundle(lab));
 }
 
 #[test]
@@ -195,6 +269,12 @@ fn aria2(lab: &Lab, node: &str, torrent: &Path, more: &[&str]) -> Process {
     command.args(["--enable-peer-exchange=false", "--file-allocation=none"]);
     command.args(["--follow-torrent=mem", "--listen-port=6881"]);
     command.args(more).arg(torrent);
+    lab.spawn(node, command, &lab.scratch().join(format!("{node}.log")))
+}
+
+fn ours(lab: &Lab, node: &str, job: &str, torrent: &Path, more: &[&Path]) -> Process {
+    let mut command = lab.command(node, FLASHOVER);
+    command.arg(job).arg(torrent).args(more);
     lab.spawn(node, command, &lab.scratch().join(format!("{node}.log")))
 }
 
