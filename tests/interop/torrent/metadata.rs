@@ -1,5 +1,5 @@
-//! The extension protocol with stock libtorrent, over loopback: it gives us the info dictionary of a
-//! torrent of which we know the name alone, and we give it one.
+//! The extension protocol with stock libtorrent, over loopback: it gives us the info dictionary of
+//! a torrent of which we know the name alone, and we give it one.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
