@@ -15,9 +15,9 @@ use flashover::deploy::token::Token;
 use flashover::fec::{Assembly, Code, Esi, RaptorQ, Shape};
 use flashover::image::{Geometry, ImageName, Manifest, PublicKey, sign};
 use flashover::machine::{Channel, Datagrams, Input, Machine, Output};
+use flashover::multicast::Verify;
 use flashover::multicast::announce::Announcement;
 use flashover::multicast::keys::{Cipher, Key};
-use flashover::multicast::verify::Verify;
 use flashover::multicast::wire::control::Control;
 use flashover::multicast::wire::lct::{HEADER_SIZE, Header};
 use flashover::multicast::wire::report::{REPORT_HEADER_SIZE, Report, ReportHeader};
@@ -29,6 +29,8 @@ use flashover::swarm::{Magnet, Metainfo};
 
 #[path = "discovery.rs"]
 pub mod discovery;
+#[path = "peers.rs"]
+pub mod peers;
 
 /// A target: its name, which is also its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -54,6 +56,11 @@ pub const ALL: &[Target] = &[
     ("http_tracker", discovery::http_tracker),
     ("udp_tracker", discovery::udp_tracker),
     ("lsd", discovery::lsd),
+    ("peer_wire", peers::peer_wire),
+    ("extended_handshake", peers::extended_handshake),
+    ("ut_metadata", peers::ut_metadata),
+    ("ut_pex", peers::ut_pex),
+    ("seal", peers::seal),
 ];
 
 pub fn manifest(data: &[u8]) {
