@@ -66,8 +66,9 @@ impl Head {
         let mut stream = TcpStream::connect(self.open.local()).unwrap();
         let deadline = Some(Duration::from_secs(20));
         stream.set_read_timeout(deadline).unwrap();
-        let request = request.replace('\n', "\r\n");
-        write!(stream, "{request}\r\nConnection: close\r\n\r\n").unwrap();
+        let request = request.replace('\n', "\r\n") + "\r\nConnection: close\r\n\r\n";
+        // In one piece: the head may refuse, and close, after the first.
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
