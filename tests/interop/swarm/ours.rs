@@ -29,8 +29,8 @@ fn torrents_of_version_2_and_of_both_are_fetched_too() {
             pairs.push(Pair { forms, ..pair });
         }
     }
-    // rqbit knows version 1 only. aria2 1.36 and Transmission 3.00 take no torrents of both, whoever
-    // made them: one gets another infohash, the other does not read them (docs/ERRATA.md).
+    // rqbit knows version 1 only. aria2 1.36 and Transmission 3.00 take no torrents of both,
+    // whoever made them: one gets another infohash, the other does not read them (docs/ERRATA.md).
     let pair = Pair::told("rqbit", OURS);
     let forms = Forms::Hybrid;
     pairs.push(Pair { forms, ..pair });
