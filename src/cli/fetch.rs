@@ -11,13 +11,13 @@ use crate::base::event::Events;
 use crate::base::units::{format_bytes, format_duration, parse_duration, parse_rate};
 use crate::deploy::Interrupt;
 use crate::deploy::net::Ways;
-use crate::deploy::torrent::{self, Fetch, Options, Report};
+use crate::deploy::torrent::{self, Fetch, Options, Report, Source};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The torrent
-    #[arg(value_name = "FILE.torrent")]
-    torrent: PathBuf,
+    /// The torrent, or a magnet link
+    #[arg(value_name = "FILE.torrent|MAGNET", value_parser = parse_source)]
+    source: Source,
     /// The file to write, or the directory to put it into
     #[arg(long, value_name = "PATH")]
     into: PathBuf,
@@ -73,7 +73,7 @@ impl SwarmArgs {
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result {
     let config = Fetch {
-        torrent: args.torrent.clone(),
+        source: args.source.clone(),
         into: args.into.clone(),
         replace: args.replace,
         seed_time: args.seed_time,
@@ -105,6 +105,17 @@ pub(super) fn text(what: &str, report: &Report) -> String {
         text += &format!("; {} peers banned for wrong bytes", report.peers_banned);
     }
     text
+}
+
+fn parse_source(text: &str) -> Result<Source, String> {
+    if text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))
+    {
+        let link = text.parse().map_err(|error| format!("{error}"))?;
+        return Ok(Source::Magnet(Box::new(link)));
+    }
+    Ok(Source::File(text.into()))
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

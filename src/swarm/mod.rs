@@ -23,6 +23,7 @@ pub mod peer;
 mod percent;
 pub mod picker;
 pub mod priority;
+pub mod scout;
 pub mod seal;
 pub mod seeding;
 pub mod shelf;

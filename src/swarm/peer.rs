@@ -14,9 +14,13 @@ use std::net::SocketAddr;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::limits::{ASKED_MAX, ASKED_MIN, BLOCK_BYTES, ROUND_TRIP_MS};
+use super::wire::extension::ExtensionIds;
 use super::wire::framer::Framer;
+use super::wire::metadata::MetadataServer;
+use super::wire::pex::{PexReceiver, PexSender};
 use super::wire::{BlockRange, Message, block_header};
 use crate::base::{Bitmap, Time};
+use crate::machine::StreamId;
 
 /// See the module.
 #[derive(Debug)]
@@ -27,7 +31,13 @@ pub struct Peer {
     /// What it calls itself.
     pub(super) name: [u8; 20],
     pub(super) knows_fast: bool,
-    pub(super) knows_extensions: bool,
+    /// Its numbers of extensions.
+    pub(super) ids: ExtensionIds,
+    /// Where it listens, if it said so.
+    pub(super) listen_port: Option<u16>,
+    pub(super) metadata: MetadataServer,
+    pub(super) pex_in: PexReceiver,
+    pub(super) pex_out: PexSender,
     /// The pieces it says it has.
     pub(super) theirs: Bitmap,
     pub(super) since: Time,
@@ -40,6 +50,8 @@ pub struct Peer {
     pub(super) is_wanted: bool,
     /// What it was asked for and has not sent, in order.
     pub(super) asked: VecDeque<BlockRange>,
+    /// Requests that it keeps.
+    pub(super) asked_max: usize,
     /// What it was asked for and did not send in time: others are asked for that too.
     pub(super) late: VecDeque<BlockRange>,
     /// When it last sent something of that, or was asked after it had nothing to do.
@@ -89,7 +101,12 @@ impl Peer {
             framer: Framer::default(),
             name: [0; 20],
             knows_fast: false,
-            knows_extensions: false,
+            ids: ExtensionIds::default(),
+            listen_port: None,
+            metadata: MetadataServer::default(),
+            pex_in: PexReceiver::default(),
+            pex_out: PexSender::default(),
+            asked_max: ASKED_MAX,
             theirs: Bitmap::new(pieces as usize),
             since: now,
             heard_at: now,
@@ -185,7 +202,17 @@ impl Peer {
         } else {
             ASKED_MIN
         };
-        blocks.clamp(first, ASKED_MAX)
+        let asked_max = self.asked_max.clamp(1, ASKED_MAX);
+        blocks.clamp(first.min(asked_max), asked_max)
+    }
+
+    /// Where others can connect to it, as far as is known.
+    pub(super) fn listens_at(&self, id: StreamId) -> Option<SocketAddr> {
+        if id.is_incoming() {
+            let port = self.listen_port?;
+            return Some(SocketAddr::new(self.address.ip(), port));
+        }
+        Some(self.address)
     }
 }
 

@@ -140,3 +140,47 @@ fn a_fetch_without_peers_gives_up_in_time() {
     assert!(ended.stderr.contains("35 pieces are missing"), "{ended:?}");
     assert!(dir.path().join("got.part").exists());
 }
+
+#[test]
+fn a_magnet_link_is_enough() {
+    let dir = content();
+    let (_seed, address) = seed(dir.path(), &[]);
+    let link = run(at(dir.path(), &["torrent", "magnet", "data.torrent"])).stdout;
+    let ended = run(at(
+        dir.path(),
+        &[
+            "fetch",
+            link.trim(),
+            "--into",
+            "got",
+            "--peer",
+            &address,
+            "--listen",
+            "127.0.0.1:0",
+            "--seed-time",
+            "0s",
+            "--deadline",
+            "30s",
+        ],
+    ));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let path = |name| dir.path().join(name);
+    assert_eq!(
+        fs::read(path("got")).unwrap(),
+        fs::read(path("data")).unwrap()
+    );
+    let nobody = run(at(
+        dir.path(),
+        &[
+            "fetch",
+            link.trim(),
+            "--into",
+            "other",
+            "--peer",
+            "127.0.0.1:9",
+            "--deadline",
+            "1s",
+        ],
+    ));
+    assert_eq!(nobody.code, Some(6), "{nobody:?}");
+}

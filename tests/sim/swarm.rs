@@ -6,11 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flashover::base::block::PlainBlocks;
 use flashover::base::{Bitmap, PieceIndex, Time};
 use flashover::image::verify::Verify;
 use flashover::machine::world::{Conditions, File, HostIndex, Socket, World};
+use flashover::swarm::InfoHashes;
 use flashover::swarm::cut::Cut;
+use flashover::swarm::hash::sha1;
+use flashover::swarm::scout::{self, Scout};
 use flashover::swarm::torrent::{Command, Config, Event, Torrent, Why};
 use flashover::swarm::tracker::graph::Graph;
 
@@ -18,7 +22,17 @@ use flashover::swarm::tracker::graph::Graph;
 const RATE: u64 = 6_250_000;
 const LATENCY: Duration = Duration::from_micros(200);
 const BLOCKS: usize = 64;
-const NAME: [u8; 20] = [7; 20];
+
+/// An info dictionary; its hashes are of no use here.
+fn info(cut: Cut) -> Bytes {
+    let (total, piece) = (cut.total_bytes(), cut.piece_bytes());
+    let hashes = 20 * cut.piece_count() as usize;
+    let head = format!("d6:lengthi{total}e4:name4:test12:piece lengthi{piece}e6:pieces{hashes}:");
+    let mut bytes = head.into_bytes();
+    bytes.resize(bytes.len() + hashes, b'h');
+    bytes.push(b'e');
+    bytes.into()
+}
 
 /// Right is what the original has.
 #[derive(Clone)]
@@ -117,16 +131,28 @@ impl Swarm {
     }
 
     fn start(&mut self, number: usize, have: Bitmap, is_first_seed: bool) {
+        self.start_alone(number, have, is_first_seed);
+        let mut peers = self.graph.neighbours(address(number));
+        peers.push(address(0));
+        peers.retain(|peer| *peer != address(number));
+        self.command(number, Command::Peers(peers));
+    }
+
+    /// Starts a node that knows nobody.
+    fn start_alone(&mut self, number: usize, have: Bitmap, is_first_seed: bool) {
         self.started += 1;
         let mut peer_id = [0; 20];
         peer_id[..8].copy_from_slice(&self.started.to_be_bytes());
         let config = Config {
-            names: vec![NAME],
+            names: vec![sha1(&info(self.original.cut))],
             peer_id,
             cut: self.original.cut,
             have,
             is_first_seed,
             seed: self.started,
+            listen_port: Some(6881),
+            info: Some(info(self.original.cut)),
+            is_private: false,
             blocks_max: BLOCKS,
             up_max: None,
             down_max: None,
@@ -153,10 +179,6 @@ impl Swarm {
                     | Event::Stopped => {}
                 }
             });
-        let mut peers = self.graph.neighbours(address(number));
-        peers.push(address(0));
-        peers.retain(|peer| *peer != address(number));
-        self.command(number, Command::Peers(peers));
     }
 
     /// Starts a node that claims to have everything, and has it wrong in one byte of each piece.
@@ -408,4 +430,41 @@ fn a_peer_with_wrong_bytes_is_banned() {
             swarm.told()
         );
     });
+}
+
+/// Who knows the seed alone hears of the others from it.
+#[test]
+fn peers_tell_each_other_of_peers() {
+    let mut swarm = Swarm::new(1, 256, 1 << 16);
+    for number in 0..=6 {
+        swarm.add(number == 0);
+    }
+    swarm.start(0, swarm.all(), true);
+    for number in 1..=6 {
+        swarm.start_alone(number, swarm.none(), false);
+        swarm.command(number, Command::Peers(vec![address(0)]));
+        swarm.run_for(0.01);
+    }
+    let ratio = swarm.finish(1..=6, 8.0);
+    let copies = swarm.seeder_copies();
+    assert!(copies < 4.0, "R {ratio}, {copies} copies\n{}", swarm.told());
+}
+
+/// Who has only the name of a torrent gets its description from peers.
+#[test]
+fn a_scout_brings_the_description() {
+    let mut swarm = Swarm::begin(1, 2, 256, 1 << 16);
+    let number = swarm.add(false);
+    let names = InfoHashes::new(Some(sha1(&info(swarm.original.cut))), None).expect("there is one");
+    let found = Rc::new(RefCell::new(None));
+    let tell = Rc::clone(&found);
+    let scout = Scout::new(names, [9; 20], 5);
+    let host = swarm.hosts[number];
+    swarm.world.start(host, scout, move |_, event| {
+        tell.replace(Some(matches!(event, scout::Event::Found(_))));
+    });
+    let peers = scout::Command::Peers(vec![address(5), address(0), address(1)]);
+    swarm.world.command::<Scout>(host, peers);
+    swarm.run_for(0.5);
+    assert_eq!(*found.borrow(), Some(true));
 }

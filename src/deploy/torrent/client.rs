@@ -77,8 +77,7 @@ impl Client {
         })?;
         let listener = Listener::bind(options.listen).or_kind(Kind::Network)?;
         let listens_on = listener.local();
-        let mut peer_id = *b"-FO0100-000000000000";
-        peer_id[8..].copy_from_slice(&crate::deploy::random::<12>()?);
+        let peer_id = super::new_peer_id()?;
         let count = (ARENA_BYTES / cut.piece_bytes() as usize)
             .min(cut.piece_count() as usize + BLOCKS_MIN)
             .max(BLOCKS_MIN);
@@ -94,6 +93,9 @@ impl Client {
             have: have.clone(),
             is_first_seed,
             seed: u64::from_be_bytes(crate::deploy::random()?),
+            listen_port: Some(listens_on.port()),
+            info: Some(torrent.info().bytes().clone()),
+            is_private: torrent.info().is_private(),
             blocks_max: count,
             up_max: options.up_max,
             down_max: options.down_max,

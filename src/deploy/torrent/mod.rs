@@ -8,6 +8,7 @@
 //! The bytes travel in clear, as BitTorrent's do; sealed swarms are those of `serve` and `receive`.
 
 mod client;
+mod magnet;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use crate::base::Bitmap;
 use crate::base::event::{Events, Phase};
 use crate::base::units::format_bytes;
 use crate::capture::torrent;
-use crate::swarm::Metainfo;
+use crate::swarm::{Magnet, Metainfo};
 use client::Client;
 
 /// What both jobs are given.
@@ -58,11 +59,20 @@ pub struct Seed {
     pub options: Options,
 }
 
+/// What is to be fetched.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// What a torrent describes.
+    File(PathBuf),
+    /// What a link names; peers have the description.
+    Magnet(Box<Magnet>),
+}
+
 /// What `fetch` needs.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    /// The torrent.
-    pub torrent: PathBuf,
+    /// What.
+    pub source: Source,
     /// The file to write, or the directory to put it into.
     pub into: PathBuf,
     /// Whether a file of this name is replaced.
@@ -107,7 +117,8 @@ pub struct Report {
 /// # Errors
 /// If the content is not what the torrent says, or nobody can connect.
 pub fn seed(config: &Seed) -> Result<Report> {
-    let torrent = load(&config.torrent)?;
+    let torrent = torrent::load(&config.torrent).or_kind(Kind::Usage)?;
+    need_one_file(&torrent)?;
     let path = match &config.path {
         Some(path) => path.clone(),
         None => beside(&config.torrent, &torrent)?,
@@ -142,7 +153,16 @@ pub fn seed(config: &Seed) -> Result<Report> {
 /// # Errors
 /// If it does not come in time, cannot be written, or the file exists.
 pub fn fetch(config: &Fetch) -> Result<Report> {
-    let torrent = load(&config.torrent)?;
+    let deadline = config.deadline.map(|time| Instant::now() + time);
+    let mut options = config.options.clone();
+    let torrent = match &config.source {
+        Source::File(path) => torrent::load(path).or_kind(Kind::Usage)?,
+        Source::Magnet(link) => {
+            options.peers = magnet::peers(link, &options);
+            magnet::find(link, &options, deadline)?
+        }
+    };
+    need_one_file(&torrent)?;
     let target = target(&config.into, &torrent)?;
     if target.exists() && !config.replace {
         let text = format!("{} exists", target.display());
@@ -153,8 +173,7 @@ pub fn fetch(config: &Fetch) -> Result<Report> {
     events.phase(Phase::Resuming);
     let (file, have) = open_part(&torrent, &part, events)?;
     events.phase(Phase::Receiving);
-    let mut client = Client::start(&torrent, &file, have, false, &config.options)?;
-    let deadline = config.deadline.map(|time| Instant::now() + time);
+    let mut client = Client::start(&torrent, &file, have, false, &options)?;
     client.fetch(deadline)?;
     file.sync_all().or_kind_with(Kind::Storage, || {
         format!("Cannot complete {}", part.display())
@@ -167,15 +186,21 @@ pub fn fetch(config: &Fetch) -> Result<Report> {
     Ok(client.end(target))
 }
 
-fn load(path: &Path) -> Result<Metainfo> {
-    let torrent = torrent::load(path).or_kind(Kind::Usage)?;
+fn need_one_file(torrent: &Metainfo) -> Result {
     if torrent.info().is_multi() || torrent.info().layout().files().len() != 1 {
         let count = torrent.info().layout().files().len();
         let text = format!("The torrent has {count} files, or a directory");
         return Err(Error::text(Kind::Usage, text)
             .hint("this version seeds and fetches torrents of one file, as those of bundles are"));
     }
-    Ok(torrent)
+    Ok(())
+}
+
+/// Draws what this client calls itself, once per run.
+fn new_peer_id() -> Result<[u8; 20]> {
+    let mut peer_id = *b"-FO0100-000000000000";
+    peer_id[8..].copy_from_slice(&super::random::<12>()?);
+    Ok(peer_id)
 }
 
 /// The name in a torrent, for people.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 use crate::base::{Bitmap, PieceIndex};
 use crate::machine::{Closed, DiskError};
 use crate::swarm::cut::Cut;
@@ -24,6 +26,12 @@ pub struct Config {
     pub is_first_seed: bool,
     /// Where pseudo-randomness starts.
     pub seed: u64,
+    /// Where we listen, for peers to tell others.
+    pub listen_port: Option<u16>,
+    /// The info dictionary, for peers that have only a magnet link.
+    pub info: Option<Bytes>,
+    /// Whether peers are told of by the tracker alone.
+    pub is_private: bool,
     /// How many blocks the torrent may use.
     pub blocks_max: usize,
     /// Bytes per second that peers are sent at most.

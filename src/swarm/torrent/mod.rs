@@ -9,14 +9,17 @@
 //! verify when it is read; what waits for one peer is bounded; one peer that does nothing, too
 //! little or harm costs the others nothing but what it was asked for.
 //!
-//! Source: BEP 3, BEP 6.
+//! Source: BEP 3, 6, 9, 10, 11, 21, 54.
 
 mod download;
 mod event;
+mod extensions;
 mod peers;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
 
 pub use event::{Command, Config, Event, Stats, Why};
 
@@ -41,6 +44,9 @@ use crate::machine::{
 pub struct Torrent<V: Verify> {
     names: Vec<[u8; 20]>,
     peer_id: [u8; 20],
+    listen_port: Option<u16>,
+    info: Option<Bytes>,
+    is_private: bool,
     cut: Cut,
     verify: V,
     blocks: Box<dyn Blocks>,
@@ -119,6 +125,9 @@ impl<V: Verify> Torrent<V> {
             partition: is_first.then(|| Partition::new(count)),
             names: config.names,
             peer_id: config.peer_id,
+            listen_port: config.listen_port,
+            info: config.info,
+            is_private: config.is_private,
             cut,
             verify,
             blocks,
@@ -266,6 +275,7 @@ impl<V: Verify> Torrent<V> {
             peer.up.tick(millis);
         }
         self.check_peers(now);
+        self.exchange_peers(now);
     }
 
     /// Gives the driver what waits for a peer.

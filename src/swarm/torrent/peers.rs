@@ -77,7 +77,7 @@ impl<V: Verify> Torrent<V> {
             info_hash,
             peer_id: self.peer_id,
             fast: true,
-            extended: false,
+            extended: true,
         };
         handshake.emit().to_vec()
     }
@@ -155,10 +155,12 @@ impl<V: Verify> Torrent<V> {
         peer.phase = PeerPhase::Ready;
         peer.name = theirs.peer_id;
         peer.knows_fast = theirs.fast;
-        peer.knows_extensions = theirs.extended;
         (peer.moved_at, peer.brought_at) = (now, now);
         let (address, name) = (peer.address, peer.name);
         self.show_what_is_here(id);
+        if theirs.extended {
+            self.introduce(id);
+        }
         self.raise(Event::Connected {
             peer: address,
             name,
@@ -198,12 +200,12 @@ impl<V: Verify> Torrent<V> {
             Message::Request(range) => self.on_request(id, range)?,
             Message::Cancel(range) => peer.orders.retain(|order| *order != range),
             Message::Reject(range) => self.on_reject(id, range),
+            Message::Extended(number, payload) => self.on_extended(id, number, payload, now)?,
             Message::KeepAlive
             | Message::HaveNone
             | Message::Port(_)
             | Message::Suggest(_)
             | Message::AllowedFast(_)
-            | Message::Extended(..)
             | Message::Unknown(_) => {}
         }
         Ok(())
