@@ -25,6 +25,7 @@ mod announce;
 mod beacon;
 mod casts;
 mod catalog;
+mod claims;
 mod hub;
 mod identity;
 mod path;
