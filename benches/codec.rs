@@ -6,11 +6,13 @@
 use std::hint::black_box;
 use std::time::Duration;
 
+use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use flashover::base::EpochId;
 use flashover::fec::{Assembly, Code, Esi, Kernel, RaptorQ, Shape};
 use flashover::image::Hash;
 use flashover::multicast::keys::{Aes128Gcm, Cipher, Key, Secret, TAG_SIZE};
+use flashover::swarm::seal::{Seal, SwarmSecret};
 
 const PIECE: usize = 1 << 20;
 const SYMBOL: u16 = 1408;
@@ -21,7 +23,7 @@ criterion_group!(
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = hash, compress, encode, decode, receive, seal
+    targets = hash, compress, encode, decode, receive, seal, seal_stream
 );
 criterion_main!(codec);
 
@@ -177,6 +179,48 @@ fn seal(c: &mut Criterion) {
             assert!(key.open(1, &header, &mut datagram).is_some());
         });
     });
+    group.finish();
+}
+
+/// Blocks of 16 KiB as a peer sends them, header and bytes apart, and as it receives them.
+fn seal_stream(c: &mut Criterion) {
+    const BLOCKS: usize = 16;
+    let torrent = [3; 20];
+    let side = |nonce| (SwarmSecret::new([7; 32]), torrent, [nonce; 16]);
+    let pair = || {
+        let ((a, b, c), (d, e, f)) = (side(1), side(2));
+        let (mut one, mut other) = (Seal::initiator(a, b, c), Seal::responder(d, e, f));
+        let (mut hello, mut answer) = (one.hello().to_vec(), other.hello().to_vec());
+        one.open(&mut answer, |_| {}).expect("it is a hello");
+        other.open(&mut hello, |_| {}).expect("it is a hello");
+        (one, other)
+    };
+    let block = [Bytes::from(vec![0; 13]), Bytes::from(noise(16 << 10))];
+    let parts: Vec<Bytes> = block.iter().cycle().take(2 * BLOCKS).cloned().collect();
+    let mut group = c.benchmark_group("sealed stream");
+    group.throughput(Throughput::Bytes((BLOCKS * (13 + (16 << 10))) as u64));
+    let (mut one, _) = pair();
+    group.bench_function("seal 16 blocks", |b| {
+        b.iter(|| one.seal(black_box(&parts)).expect("it is ready"));
+    });
+    for (name, read) in [("at once", usize::MAX), ("in reads of 64 KiB", 64 << 10)] {
+        group.bench_function(format!("open 16 blocks {name}"), |b| {
+            let fresh = || {
+                let (mut one, other) = pair();
+                (one.seal(&parts).expect("it is ready").to_vec(), other)
+            };
+            let open = |(mut sealed, mut other): (Vec<u8>, Seal)| {
+                let mut count = 0;
+                let size = read.min(sealed.len());
+                for part in sealed.chunks_mut(size) {
+                    let opened = other.open(part, |plain| count += plain.len());
+                    opened.expect("it was sealed");
+                }
+                count
+            };
+            b.iter_batched(fresh, open, BatchSize::SmallInput);
+        });
+    }
     group.finish();
 }
 

@@ -29,6 +29,8 @@ use flashover::swarm::{Magnet, Metainfo};
 
 #[path = "discovery.rs"]
 pub mod discovery;
+#[path = "peers.rs"]
+pub mod peers;
 
 /// A target: its name, which is also its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -54,6 +56,11 @@ pub const ALL: &[Target] = &[
     ("http_tracker", discovery::http_tracker),
     ("udp_tracker", discovery::udp_tracker),
     ("lsd", discovery::lsd),
+    ("peer_wire", peers::peer_wire),
+    ("extended_handshake", peers::extended_handshake),
+    ("ut_metadata", peers::ut_metadata),
+    ("ut_pex", peers::ut_pex),
+    ("seal", peers::seal),
 ];
 
 pub fn manifest(data: &[u8]) {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::runtime::{self, Backend};
 use super::token::Tokens;
 use crate::base::units::format_bytes;
 use crate::capture::Store;
@@ -114,6 +115,7 @@ pub fn examine_engine(ways: Ways) -> Vec<Finding> {
         receive_buffer(socket),
         send_buffer(socket),
         used(&found, ways),
+        control(),
     ]);
     findings
 }
@@ -143,6 +145,22 @@ fn used(found: &Capabilities, most: Ways) -> Finding {
     }
     let because = found.because.join("; ");
     Finding::new("engine", Level::Note, format!("uses {ways}: {because}"))
+}
+
+/// What the control plane runs on, which has nothing to do with the ways of jobs.
+fn control() -> Finding {
+    match runtime::best() {
+        Backend::Ring => Finding::new(
+            "control",
+            Level::Good,
+            "tokio-uring: files that are served by HTTP are read through a ring",
+        ),
+        Backend::Plain => Finding::new(
+            "control",
+            Level::Note,
+            "plain tokio: files that are served by HTTP are read by a few threads",
+        ),
+    }
 }
 
 fn ring(found: &Capabilities) -> Vec<Finding> {

@@ -13,6 +13,7 @@ use super::announce::Announcing;
 use super::casts::{CastConfig, Casts};
 use super::catalog::Catalog;
 use super::control::{PORT_DEFAULT, Server};
+use super::descriptors;
 use super::error::{Error, Kind, Result};
 use super::hub::{Gate, Hub, Published};
 use super::identity::Identity;
@@ -127,6 +128,7 @@ impl Head {
         net: &NetOptions,
         events: &Events,
     ) -> Result<Self> {
+        descriptors::raise_limit();
         let interface = net.interface()?;
         let counters = Arc::new(Counters::default());
         let config = CastConfig {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::{Kind, OrKind as _, Result};
+use super::runtime::Runtime;
 
 /// The user's wish to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,29 +29,10 @@ impl Interrupt {
     pub fn listen() -> Result<Self> {
         let interrupt = Self::default();
         let heard = interrupt.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .or_kind(Kind::Internal)?;
-        let guard = runtime.enter();
-        let mut interrupts = signal(SignalKind::interrupt()).or_kind(Kind::Internal)?;
-        let mut terms = signal(SignalKind::terminate()).or_kind(Kind::Internal)?;
-        drop(guard);
-        let listen = move || {
-            runtime.block_on(async {
-                loop {
-                    let stop = tokio::select! {
-                        _ = interrupts.recv() => Stop::Interrupt,
-                        _ = terms.recv() => Stop::Terminate,
-                    };
-                    heard.raise(stop);
-                }
-            });
-        };
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(listen)
-            .or_kind(Kind::Internal)?;
+        let runtime = Runtime::start("signals")?;
+        let listening = runtime.run(async move || listen(&heard))?;
+        listening.or_kind(Kind::Internal)?;
+        runtime.leave();
         Ok(interrupt)
     }
 
@@ -84,6 +66,23 @@ impl Interrupt {
                 .0;
         }
     }
+}
+
+/// Takes the signals over and hears them in a task of its own.
+fn listen(heard: &Interrupt) -> std::io::Result<()> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terms = signal(SignalKind::terminate())?;
+    let heard = heard.clone();
+    drop(tokio::task::spawn_local(async move {
+        loop {
+            let stop = tokio::select! {
+                _ = interrupts.recv() => Stop::Interrupt,
+                _ = terms.recv() => Stop::Terminate,
+            };
+            heard.raise(stop);
+        }
+    }));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod head;
 pub mod interrupt;
 pub mod net;
 pub mod node;
+pub mod runtime;
 pub mod token;
 
 mod announce;
@@ -26,6 +27,7 @@ mod beacon;
 mod casts;
 mod catalog;
 mod claims;
+mod descriptors;
 mod hub;
 mod identity;
 mod path;

@@ -32,6 +32,9 @@ pub const SOCKET_SEND_BYTES: usize = 4 << 20;
 pub const STREAMS_MAX: usize = 8192;
 /// Connections that the kernel keeps until they are accepted.
 pub const STREAM_BACKLOG: i32 = 1024;
+/// The longest TCP segment, either way. One of large frames may never arrive where a switch on the
+/// way does not take them, and nobody would hear of it.
+pub const STREAM_SEGMENT_BYTES_MAX: u32 = 1460;
 /// The most bytes that one send of a stream gathers.
 pub const STREAM_BATCH_BYTES: usize = 1 << 20;
 /// The most parts that one send of a stream gathers; the kernel takes 1024.

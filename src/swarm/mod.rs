@@ -16,6 +16,7 @@ pub mod metadata_fetch;
 pub mod metainfo;
 mod percent;
 pub mod picker;
+pub mod priority;
 pub mod seal;
 pub mod seeding;
 pub mod tracker;

@@ -1,5 +1,6 @@
 //! The fuzz targets on their committed corpora, and on mutations of those from seeds.
 
+mod peer_seeds;
 mod seeds;
 mod swarm_seeds;
 #[path = "../../fuzz/src/targets.rs"]

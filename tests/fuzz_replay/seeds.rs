@@ -86,6 +86,7 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ));
     }
     seeds.extend(super::swarm_seeds::all());
+    seeds.extend(super::peer_seeds::all());
     let mut ops = vec![3, 232, 50];
     ops.extend((5..20).flat_map(|id| [6, 0, 0, id]));
     seeds.push(("fec", "sources", ops.clone()));

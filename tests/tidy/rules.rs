@@ -35,7 +35,7 @@ pub(crate) fn undeclared(files: &Files) -> Vec<String> {
         "src/lib.rs",
         "src/main.rs",
         "tests/runner.rs",
-        "tests/alloc.rs",
+        "tests/alloc/main.rs",
     ];
     let judged = files
         .keys()
@@ -51,7 +51,9 @@ pub(crate) fn undeclared(files: &Files) -> Vec<String> {
         let parents = match folder {
             "src" => vec!["src/lib.rs".to_owned()],
             "tests" => vec!["tests/runner.rs".to_owned()],
-            _ => vec![format!("{folder}/mod.rs"), format!("{folder}.rs")],
+            _ => ["/mod.rs", ".rs", "/main.rs"]
+                .map(|end| format!("{folder}{end}"))
+                .to_vec(),
         };
         let parent = parents.iter().find_map(|parent| files.get(parent));
         let by_name = parent.is_some_and(|text| code(text).contains(&format!("mod {name};")));

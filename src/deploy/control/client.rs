@@ -1,4 +1,5 @@
-//! The node's end of the control channel: one connection, kept alive, every step with a deadline.
+//! The node's end of the control channel: one connection, kept alive on a control thread of its
+//! own, every step with a deadline.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -19,6 +20,7 @@ use super::ImageInfo;
 use super::{JoinReply, JoinRequest, ProbeReply, ProbeRequest, REPLY_BYTES_MAX, Report, tls};
 use crate::base::Serial;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
+use crate::deploy::runtime::Runtime;
 use crate::deploy::token::Token;
 
 /// How long it may take until a connection stands.
@@ -102,7 +104,7 @@ impl From<Refusal> for Error {
 
 /// A client of one head.
 pub(crate) struct Client {
-    runtime: tokio::runtime::Runtime,
+    runtime: Runtime,
     tls: TlsConnector,
     pin: Arc<tls::Pin>,
     bearer: String,
@@ -118,12 +120,8 @@ impl Client {
     pub(crate) fn new(head: SocketAddr, token: &Token) -> Result<Self> {
         let pin = tls::Pin::new(token.head);
         let config = tls::client_config(Arc::clone(&pin)).or_kind(Kind::Internal)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .or_kind(Kind::Internal)?;
         Ok(Self {
-            runtime,
+            runtime: Runtime::start("control")?,
             tls: TlsConnector::from(config),
             pin,
             bearer: format!("Bearer {}", token.secret),
@@ -324,13 +322,16 @@ impl Client {
     fn block_on<T>(
         &self,
         deadline: Duration,
-        work: impl Future<Output = anyhow::Result<T>>,
-    ) -> anyhow::Result<anyhow::Result<T>> {
-        self.runtime.block_on(async {
-            tokio::time::timeout(deadline, work)
-                .await
-                .map_err(|_| anyhow::anyhow!("No answer within {} s", deadline.as_secs()))
-        })
+        work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+    ) -> anyhow::Result<anyhow::Result<T>>
+    where
+        T: Send + 'static,
+    {
+        let done = self
+            .runtime
+            .run(move || tokio::time::timeout(deadline, work));
+        done.map_err(|error| error.into_parts().1)?
+            .map_err(|_| anyhow::anyhow!("No answer within {} s", deadline.as_secs()))
     }
 }
 

@@ -1,20 +1,17 @@
-//! Byte ranges: the request header, and the body that reads an open file in bounded chunks.
+//! Byte ranges: the request header, and the body that sends a part of an open file.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Bytes read ahead of the socket, per answer.
-const CHUNK_BYTES: u64 = 256 << 10;
+use crate::deploy::runtime;
 
 /// What a `Range` header asks of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,22 +54,25 @@ fn number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok())?
 }
 
-/// A part of a file as an HTTP body: one chunk is in memory at a time.
-pub(super) struct RangeBody {
-    file: Arc<File>,
-    rest: Range<u64>,
-    reading: Option<JoinHandle<io::Result<Bytes>>>,
+/// A part of a file as an HTTP body; two chunks are in memory at a time.
+pub struct RangeBody {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    /// Bytes that are still to come.
+    left: u64,
     /// Held as long as the answer lasts; bounds how many there are.
     _permit: OwnedSemaphorePermit,
 }
 
 impl RangeBody {
-    /// Starts at the front of `range`, which must lie in the file.
-    pub(super) fn new(file: Arc<File>, range: Range<u64>, permit: OwnedSemaphorePermit) -> Self {
+    /// Starts to read `part`, which must lie in the file; the permit is held as long as the body.
+    ///
+    /// # Panics
+    /// Outside the tasks of a [`runtime::Runtime`].
+    #[must_use]
+    pub fn new(file: Arc<File>, part: Range<u64>, permit: OwnedSemaphorePermit) -> Self {
         Self {
-            file,
-            rest: range,
-            reading: None,
+            left: part.end - part.start,
+            chunks: runtime::read_ahead(file, part),
             _permit: permit,
         }
     }
@@ -86,33 +86,20 @@ impl Body for RangeBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.rest.is_empty() {
-            return Poll::Ready(None);
+        let chunk = ready!(self.chunks.poll_recv(cx));
+        if let Some(Ok(chunk)) = &chunk {
+            self.left -= chunk.len() as u64;
         }
-        let len = CHUNK_BYTES.min(self.rest.end - self.rest.start);
-        let (file, start) = (Arc::clone(&self.file), self.rest.start);
-        let reading = self
-            .reading
-            .get_or_insert_with(|| tokio::task::spawn_blocking(move || read(&file, start, len)));
-        let chunk = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other);
-        self.reading = None;
-        self.rest.start += len;
-        Poll::Ready(Some(chunk.flatten().map(Frame::data)))
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.end.saturating_sub(self.rest.start))
+        SizeHint::with_exact(self.left)
     }
-}
-
-fn read(file: &File, start: u64, len: u64) -> io::Result<Bytes> {
-    let mut chunk = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-    file.read_exact_at(&mut chunk, start)?;
-    Ok(chunk.into())
 }
 
 #[cfg(test)]

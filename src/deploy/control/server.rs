@@ -1,4 +1,4 @@
-//! The head's end of the control channel: one thread, one current-thread runtime.
+//! The head's end of the control channel: one control thread.
 //!
 //! Nothing that a peer does can hold more than its share: connections are bounded in all and per
 //! address, handshakes and headers have deadlines, bodies a size, and a peer that stops reading is
@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Json, Path, Request, State};
@@ -18,7 +17,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::range::{self, Asked, RangeBody};
@@ -26,6 +25,7 @@ use super::{JoinRequest, ProbeReply, ProbeRequest, REQUEST_BYTES_MAX, Report, tl
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::hub::{Hub, Published};
 use crate::deploy::path::MTU_EVERYWHERE;
+use crate::deploy::runtime::{BLOCKING_MAX, Runtime};
 use crate::deploy::token::Secret;
 
 /// Connections at a time, in all.
@@ -34,8 +34,6 @@ const CONNECTIONS_MAX: usize = 1024;
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 32;
 /// Byte ranges being sent at a time.
 const RANGES_MAX: usize = 64;
-/// Threads that read bundles.
-const READERS_MAX: usize = 4;
 /// How long a handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the head of a request may take, idle time between requests included.
@@ -54,8 +52,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Server {
     local: SocketAddr,
-    stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    /// Held for its end, which is that of all connections.
+    _runtime: Runtime,
 }
 
 impl Server {
@@ -72,24 +70,12 @@ impl Server {
             .or_kind_with(Kind::Network, || format!("Cannot listen on {listen}"))?;
         let local = listener.local_addr().or_kind(Kind::Network)?;
         let tls = tls::server_config(seed).or_kind(Kind::Internal)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(READERS_MAX)
-            .build()
-            .or_kind(Kind::Internal)?;
-        let (stop, stopped) = watch::channel(false);
-        let accept = accept_loop(listener, TlsAcceptor::from(tls), router(hub), stopped);
-        let thread = std::thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                runtime.block_on(accept);
-                runtime.shutdown_timeout(Duration::from_secs(1));
-            })
-            .or_kind(Kind::Internal)?;
+        let (tls, router) = (TlsAcceptor::from(tls), router(hub));
+        let runtime = Runtime::start("control")?;
+        runtime.spawn(move || accept_loop(listener, tls, router))?;
         Ok(Self {
             local,
-            stop,
-            thread: Some(thread),
+            _runtime: runtime,
         })
     }
 
@@ -99,23 +85,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("The control thread had panicked");
-        }
-    }
-}
-
-async fn accept_loop(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    router: Router,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn accept_loop(listener: TcpListener, tls: TlsAcceptor, router: Router) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
         tracing::error!("The control socket cannot be polled");
         return;
@@ -126,11 +96,7 @@ async fn accept_loop(
         let Ok(permit) = Arc::clone(&all).acquire_owned().await else {
             return;
         };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stopped.changed() => return,
-        };
-        let (stream, peer) = match accepted {
+        let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "A connection could not be accepted");
@@ -143,7 +109,7 @@ async fn accept_loop(
             continue;
         };
         let (tls, router) = (tls.clone(), router.clone().layer(Extension(peer.ip())));
-        tokio::spawn(async move {
+        tokio::task::spawn_local(async move {
             if let Err(error) = serve(stream, tls, router).await {
                 tracing::debug!(%peer, %error, "A control connection ended early");
             }
@@ -214,12 +180,14 @@ impl Drop for Guest {
 struct Shop {
     hub: Arc<Hub>,
     ranges: Arc<Semaphore>,
+    joins: Arc<Semaphore>,
 }
 
 fn router(hub: Arc<Hub>) -> Router {
     let shop = Shop {
         hub,
         ranges: Arc::new(Semaphore::new(RANGES_MAX)),
+        joins: Arc::new(Semaphore::new(BLOCKING_MAX)),
     };
     Router::new()
         .route("/v1/images", get(images))
@@ -298,8 +266,14 @@ async fn join(
 ) -> Result<Response, Response> {
     let published = find(&shop, &name, &serial).map_err(IntoResponse::into_response)?;
     claim(&shop, &request.node, &request.host, from)?;
+    let permit = Arc::clone(&shop.joins).acquire_owned().await;
     let hub = Arc::clone(&shop.hub);
-    let joined = tokio::task::spawn_blocking(move || hub.join(&published, &request)).await;
+    let join = move || {
+        // Given back when the thread is free again, even if nobody waits for the answer any more.
+        let _permit = permit;
+        hub.join(&published, &request)
+    };
+    let joined = tokio::task::spawn_blocking(join).await;
     match joined {
         Ok(Ok(reply)) => Ok(Json(reply).into_response()),
         Ok(Err(error)) => Err(failed(&error)),

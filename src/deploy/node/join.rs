@@ -8,6 +8,7 @@ use super::Want;
 use crate::base::event::Phase;
 use crate::deploy::announce;
 use crate::deploy::control::{Client, JoinRequest, Refusal, Report, Shares};
+use crate::deploy::descriptors;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::path::MTU_EVERYWHERE;
 use crate::deploy::{hex, net, random};
@@ -36,6 +37,7 @@ pub(super) struct Joined {
 /// # Errors
 /// If no head is found or answers in time, or it, the token or the manifest is refused.
 pub(super) fn join(want: &Want) -> Result<Joined> {
+    descriptors::raise_limit();
     let head = match want.head {
         Some(head) => head,
         None => {

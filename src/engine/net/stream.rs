@@ -10,7 +10,9 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::sys;
 use crate::engine::error::{Error, ErrorKind, Result};
-use crate::engine::limits::{STREAM_BACKLOG, STREAM_PATIENCE, STREAM_UNSENT_BYTES};
+use crate::engine::limits::{
+    STREAM_BACKLOG, STREAM_PATIENCE, STREAM_SEGMENT_BYTES_MAX, STREAM_UNSENT_BYTES,
+};
 use crate::machine::Closed;
 
 /// A TCP socket that others connect to.
@@ -106,9 +108,43 @@ pub(in crate::engine) fn closed_by(errno: i32) -> Closed {
 }
 
 fn open(like: SocketAddr) -> io::Result<socket2::Socket> {
-    socket2::Socket::new(
+    let socket = socket2::Socket::new(
         Domain::for_address(like),
         Type::STREAM.cloexec(),
         Some(Protocol::TCP),
-    )
+    )?;
+    // Before there is a connection: both ends agree on it when they meet.
+    socket.set_tcp_mss(STREAM_SEGMENT_BYTES_MAX)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use super::*;
+
+    /// The loopback alone would take segments of 64 KiB.
+    #[test]
+    fn segments_fit_everywhere_whoever_connects() {
+        let segment = |of: &socket2::Socket| of.tcp_mss().unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = Listener::bind(any).unwrap();
+        let theirs = TcpStream::connect(listener.local()).unwrap();
+        let (ours, _) = listener.inner.accept().unwrap();
+        assert!(segment(&ours) <= STREAM_SEGMENT_BYTES_MAX);
+        assert!(segment(&theirs.into()) <= STREAM_SEGMENT_BYTES_MAX);
+
+        let listener = TcpListener::bind(any).unwrap();
+        let ours = dialler(listener.local_addr().unwrap(), true).unwrap();
+        let ours = socket2::Socket::from(ours);
+        ours.connect(&listener.local_addr().unwrap().into())
+            .unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        assert!(segment(&ours) <= STREAM_SEGMENT_BYTES_MAX);
+        assert!(segment(&theirs.into()) <= STREAM_SEGMENT_BYTES_MAX);
+
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(segment(&ours.into()) > STREAM_SEGMENT_BYTES_MAX);
+    }
 }

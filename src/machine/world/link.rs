@@ -102,19 +102,19 @@ impl Link {
         (self.last_out, kept)
     }
 
-    /// Puts bytes of a stream behind all that waits; gives when they come out at the far end. A
-    /// stream waits for room, so nothing is dropped.
-    pub(super) fn carry(&mut self, now: Time, len: usize) -> Time {
+    /// Puts bytes of a stream behind all that waits; gives when they are on the wire, and when they
+    /// come out at the far end. A stream waits for room, so nothing is dropped.
+    pub(super) fn carry(&mut self, now: Time, len: usize) -> (Time, Time) {
         let conditions = &self.conditions;
-        let mut out = now;
+        let mut sent = now;
         if conditions.rate > 0 {
             let nanos = len as u128 * NANOS / u128::from(conditions.rate);
             let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
             self.free_at = self.free_at.max(now) + Duration::from_nanos(nanos);
-            out = self.free_at;
+            sent = self.free_at;
         }
-        self.last_out = (out + conditions.latency).max(self.last_out);
-        self.last_out
+        self.last_out = (sent + conditions.latency).max(self.last_out);
+        (sent, self.last_out)
     }
 
     /// Whether every datagram arrives as it is, so that no dice are needed.

@@ -1,10 +1,13 @@
-//! What it costs to send and receive datagrams: ring or plain system calls, coalesced,
-//! batched or one by one.
+//! What it costs to move bytes. Here: to send and receive datagrams, by ring or plain system calls,
+//! coalesced, batched or one by one; see [`streams`] and [`http`] for the rest.
 //!
 //! One thread sends to itself over the loopback and takes everything back in, so the time per byte
 //! is the CPU time of both sides. `plain,send,recv` is what a program pays that sends and receives
 //! datagram by datagram.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
+
+mod http;
+mod streams;
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -109,5 +112,5 @@ fn bench(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench);
+criterion_group!(benches, bench, streams::bench, http::bench);
 criterion_main!(benches);

@@ -1,5 +1,5 @@
 //! Memory on the path of the data: a cast over the loopback, by the real machines and drivers,
-//! takes memory per piece and never per packet or symbol.
+//! takes memory per piece and never per packet or symbol; see [`streams`] for TCP.
 //!
 //! The code is a model of RaptorQ: the solver's own memory grows with what is lost and not with
 //! what is sent, and a slow moment of this machine is a loss. All else is as in the product. The
@@ -9,6 +9,8 @@
     reason = "a global allocator is unsafe; this one only counts"
 )]
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod streams;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
