@@ -265,7 +265,7 @@ async fn join(
     Json(request): Json<JoinRequest>,
 ) -> Result<Response, Response> {
     let published = find(&shop, &name, &serial).map_err(IntoResponse::into_response)?;
-    claim(&shop, &request.node, &request.host, from)?;
+    claim(&shop, &request.node, &request.host, from).map_err(IntoResponse::into_response)?;
     let permit = Arc::clone(&shop.joins).acquire_owned().await;
     let hub = Arc::clone(&shop.hub);
     let join = move || {
@@ -282,11 +282,11 @@ async fn join(
 }
 
 /// Refuses a node whose id another machine has.
-fn claim(shop: &Shop, id: &str, host: &str, from: IpAddr) -> Result<(), Response> {
+fn claim(shop: &Shop, id: &str, host: &str, from: IpAddr) -> Result<(), (StatusCode, String)> {
     let claimed = shop.hub.claim(id, host, from);
     claimed.map_err(|taken| {
         let text = format!("the machine at {} has it and is alive", taken.owner);
-        (StatusCode::CONFLICT, text).into_response()
+        (StatusCode::CONFLICT, text)
     })
 }
 
@@ -356,7 +356,7 @@ async fn report(
     State(shop): State<Shop>,
     Extension(from): Extension<IpAddr>,
     Json(report): Json<Report>,
-) -> Result<StatusCode, Response> {
+) -> Result<StatusCode, (StatusCode, String)> {
     claim(&shop, &report.node, &report.host, from)?;
     shop.hub.take_report(report);
     Ok(StatusCode::NO_CONTENT)
