@@ -60,7 +60,7 @@ def announce(torrent, name, port):
             asked = urllib.parse.urlencode({
                 "info_hash": name, "peer_id": PEER_ID, "port": port, "uploaded": 0,
                 "downloaded": 0, "left": 0, "compact": 1, "event": "started",
-            })
+            }, quote_via=urllib.parse.quote)
             urllib.request.urlopen(f"{url}?{asked}", timeout=10).read()
             return
 

@@ -120,6 +120,18 @@ impl Bitmap {
         std::iter::successors(self.next(0, true), |&index| self.next(index + 1, true))
     }
 
+    /// The indices that are in this set and in `other`, ascending; the lengths may differ.
+    pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = usize> + 'a {
+        let words = self.words.iter().zip(&other.words).enumerate();
+        words.flat_map(|(at, (one, two))| {
+            let first = Some(one & two).filter(|&word| word != 0);
+            let words = std::iter::successors(first, |word| {
+                Some(word & (word - 1)).filter(|&word| word != 0)
+            });
+            words.map(move |word| at * 64 + word.trailing_zeros() as usize)
+        })
+    }
+
     /// The maximal runs `start..end` of indices whose membership is `value`, ascending.
     pub fn runs(&self, value: bool) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
         let run_from = move |from: usize| {
@@ -159,6 +171,24 @@ mod tests {
             prop_assert!(from_runs.iter().eq(model.iter()));
             let missing: Vec<usize> = map.runs(false).flatten().collect();
             prop_assert_eq!(missing.len() + model.len(), len);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_common_is_in_both(
+            one in prop::collection::vec(any::<bool>(), 0..200),
+            two in prop::collection::vec(any::<bool>(), 0..200),
+        ) {
+            let set = |bits: &[bool]| {
+                let mut map = Bitmap::new(bits.len());
+                (0..bits.len()).filter(|&at| bits[at]).for_each(|at| {
+                    map.set(at);
+                });
+                map
+            };
+            let both = (0..one.len().min(two.len())).filter(|&at| one[at] && two[at]);
+            prop_assert!(set(&one).common(&set(&two)).eq(both));
         }
     }
 

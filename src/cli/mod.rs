@@ -11,12 +11,14 @@ mod cast;
 mod catch;
 mod doctor;
 mod error;
+mod fetch;
 mod image;
 mod key;
 mod options;
 mod output;
 mod publish;
 mod receive;
+mod seed;
 mod serve;
 mod token;
 mod torrent;
@@ -84,6 +86,10 @@ enum Command {
     /// Make, show and prove torrents of any file or directory
     #[command(subcommand)]
     Torrent(torrent::Command),
+    /// Seed the content of a torrent to any BitTorrent client
+    Seed(seed::Args),
+    /// Fetch the content of a torrent from any BitTorrent client, and prove it
+    Fetch(fetch::Args),
     /// Look at what this machine has, and what of it is used
     Doctor(doctor::Args),
 }
@@ -102,6 +108,8 @@ pub fn main() -> ExitCode {
         Command::Cast(args) => cast::run(&cli.global, &args),
         Command::Catch(args) => catch::run(&cli.global, &args),
         Command::Torrent(command) => torrent::run(&cli.global, command),
+        Command::Seed(args) => seed::run(&cli.global, &args),
+        Command::Fetch(args) => fetch::run(&cli.global, &args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
     };
     match result {

@@ -21,6 +21,7 @@ pub mod net;
 pub mod node;
 pub mod runtime;
 pub mod token;
+pub mod torrent;
 
 mod announce;
 mod beacon;

@@ -16,6 +16,7 @@ pub mod hash;
 pub mod manifest;
 pub mod sign;
 pub mod tar;
+pub mod verify;
 
 pub use crate::base::id::ImageName;
 pub use error::Error;

@@ -25,14 +25,13 @@ pub mod sender;
 pub mod session;
 #[cfg(test)]
 mod tests;
-pub mod verify;
 pub mod wire;
 
+pub use crate::image::verify::{PieceHashes, Verify};
 pub use keys::{Aes128Gcm, Cipher, Key, PlainCipher, Secret};
 pub use receiver::{Receiver, ReceiverConfig};
 pub use sender::{Sender, SenderConfig};
 pub use session::Session;
-pub use verify::{PieceHashes, Verify};
 
 use crate::machine::Channel;
 

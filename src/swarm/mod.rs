@@ -7,18 +7,28 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod addresses;
 pub mod bencode;
+pub mod cap;
+pub mod cut;
+pub mod fetches;
 pub mod hash;
 pub mod infohash;
+pub mod limits;
 pub mod lsd;
 pub mod magnet;
 pub mod metadata_fetch;
 pub mod metainfo;
+pub mod peer;
 mod percent;
 pub mod picker;
 pub mod priority;
+pub mod scout;
 pub mod seal;
 pub mod seeding;
+pub mod shelf;
+pub mod suspects;
+pub mod torrent;
 pub mod tracker;
 pub mod webseed;
 pub mod wire;
@@ -26,3 +36,4 @@ pub mod wire;
 pub use infohash::{InfoHash, InfoHashes};
 pub use magnet::Magnet;
 pub use metainfo::{Info, Metainfo};
+pub use torrent::Torrent;

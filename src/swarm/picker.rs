@@ -4,12 +4,10 @@
 //! Ties are broken by a rank that is a hash of the own node and the piece. So a thousand nodes that
 //! see the same pieces equally rare spread over them, without a word between them.
 //!
-//! Invariant: `queue` holds every piece that is wanted and not being fetched, once, under its
-//! availability of now.
+//! Invariant: `wanted` holds every piece that is wanted and not being fetched, `lacking` every one
+//! that is not here.
 //!
 //! Source: BEP 3 "piece downloading strategy"; rarest first.
-
-use std::collections::BTreeSet;
 
 use crate::base::random::Random;
 use crate::base::{Bitmap, PieceIndex};
@@ -18,11 +16,9 @@ use crate::base::{Bitmap, PieceIndex};
 #[derive(Debug)]
 pub struct Picker {
     pieces: Vec<Piece>,
-    queue: BTreeSet<Place>,
+    wanted: Bitmap,
+    lacking: Bitmap,
 }
-
-/// Where a piece stands in the queue: the rarest first.
-type Place = (u32, u32, PieceIndex);
 
 #[derive(Clone, Copy, Debug)]
 struct Piece {
@@ -51,7 +47,8 @@ impl Picker {
     pub fn new(have: &Bitmap, node: u64) -> Self {
         let mut picker = Self {
             pieces: Vec::with_capacity(have.len()),
-            queue: BTreeSet::new(),
+            wanted: Bitmap::new(have.len()),
+            lacking: Bitmap::new(have.len()),
         };
         for index in 0..have.len() {
             let mut dice = Random::new(node ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -95,8 +92,9 @@ impl Picker {
     /// Takes the next piece to ask a peer for that has `theirs`; `None` if it has none that is
     /// wanted.
     pub fn pick(&mut self, theirs: &Bitmap) -> Option<PieceIndex> {
-        let has = |place: &&Place| theirs.get(place.2.as_usize());
-        let (.., piece) = *self.queue.iter().find(has)?;
+        let place = |index: &usize| (self.pieces[*index].availability, self.pieces[*index].rank);
+        let index = self.wanted.common(theirs).min_by_key(place)?;
+        let piece = PieceIndex::new(u32::try_from(index).unwrap_or(u32::MAX));
         self.change(piece, |piece| piece.state = State::Fetching);
         Some(piece)
     }
@@ -104,8 +102,13 @@ impl Picker {
     /// Whether a peer that has `theirs` has anything that is not here.
     #[must_use]
     pub fn is_interesting(&self, theirs: &Bitmap) -> bool {
-        let lacks = |index: usize| self.pieces[index].state != State::Here;
-        theirs.iter().any(lacks)
+        self.lacking.common(theirs).next().is_some()
+    }
+
+    /// Whether any piece is wanted that nobody is asked for.
+    #[must_use]
+    pub const fn has_wanted(&self) -> bool {
+        !self.wanted.is_empty()
     }
 
     /// A piece that was being fetched is not any more, and is not here.
@@ -134,22 +137,23 @@ impl Picker {
     }
 
     fn change(&mut self, piece: PieceIndex, change: impl FnOnce(&mut Piece)) {
-        let index = piece.as_usize();
-        let Some(&before) = self.pieces.get(index) else {
-            return;
-        };
-        self.queue
-            .remove(&(before.availability, before.rank, piece));
-        change(&mut self.pieces[index]);
-        self.enter(index);
+        if let Some(place) = self.pieces.get_mut(piece.as_usize()) {
+            change(place);
+            self.enter(piece.as_usize());
+        }
     }
 
     fn enter(&mut self, index: usize) {
-        let piece = self.pieces[index];
-        if piece.state == State::Wanted {
-            let index = PieceIndex::new(u32::try_from(index).unwrap_or(u32::MAX));
-            self.queue.insert((piece.availability, piece.rank, index));
-        }
+        let put = |set: &mut Bitmap, is_in: bool| {
+            if is_in {
+                set.set(index)
+            } else {
+                set.clear(index)
+            };
+        };
+        let state = self.pieces[index].state;
+        put(&mut self.wanted, state == State::Wanted);
+        put(&mut self.lacking, state != State::Here);
     }
 }
 
@@ -157,6 +161,7 @@ impl Picker {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn piece(index: u32) -> PieceIndex {
         PieceIndex::new(index)

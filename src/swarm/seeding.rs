@@ -22,8 +22,16 @@ use crate::machine::StreamId;
 
 /// Pieces that a peer knows of and was not sent yet.
 pub const WINDOW: usize = 3;
-/// How long a piece that was sent may stay with its one holder before it is revealed to another.
+/// Pieces that a peer was sent and that nobody else has: with more it gets no new ones, unless all
+/// peers have as many. So a peer that cannot pass pieces on soon holds few that others wait for.
+pub const LONE_MAX: usize = 6;
+/// How long a piece that was sent may stay with its one holder before it is revealed to another, at
+/// least and at most; between, [`SPREADS`] times as long as pieces take as of late.
+pub const SPREAD_PATIENCE_MIN: Duration = Duration::from_secs(1);
+/// See there.
 pub const SPREAD_PATIENCE: Duration = Duration::from_secs(5);
+/// See there.
+const SPREADS: u32 = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -37,6 +45,8 @@ pub struct Partition {
     /// Who has pieces that are revealed again because they did not spread.
     holders: BTreeMap<PieceIndex, StreamId>,
     spread_count: usize,
+    /// How long pieces take from their one holder to another, as of late.
+    spread_time: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +61,8 @@ enum State {
 struct Peer {
     /// What was revealed to it and is not sent.
     window: BTreeSet<PieceIndex>,
+    /// How many pieces it was sent that were seen nowhere else.
+    lone: usize,
 }
 
 impl Partition {
@@ -64,6 +76,7 @@ impl Partition {
             lone: BTreeMap::new(),
             holders: BTreeMap::new(),
             spread_count: 0,
+            spread_time: None,
         }
     }
 
@@ -99,11 +112,14 @@ impl Partition {
         {
             *state = State::Sent(peer);
             self.lone.insert(piece, now);
+            if let Some(place) = self.peers.get_mut(&peer) {
+                place.lone += 1;
+            }
         }
     }
 
     /// A peer says that it has a piece.
-    pub fn seen(&mut self, peer: StreamId, piece: PieceIndex) {
+    pub fn seen(&mut self, peer: StreamId, piece: PieceIndex, now: Time) {
         if let Some(place) = self.peers.get_mut(&peer) {
             place.window.remove(&piece);
         }
@@ -119,18 +135,24 @@ impl Partition {
             if *state == State::Hidden {
                 self.hidden.retain(|&hidden| hidden != piece);
             }
-            *state = State::Spread;
-            self.lone.remove(&piece);
+            let before = std::mem::replace(state, State::Spread);
+            if let Some(since) = self.lone.remove(&piece) {
+                let took = now.since(since);
+                let mean = self.spread_time.unwrap_or(took);
+                self.spread_time = Some((mean * 7 + took) / 8);
+            }
             self.spread_count += 1;
+            self.is_not_lone(before);
         }
     }
 
     /// Takes the next piece to reveal, and to whom: the peer with the emptiest window first.
     pub fn reveal(&mut self, now: Time) -> Option<(StreamId, PieceIndex)> {
+        let patience = self.patience();
         let late = self
             .lone
             .iter()
-            .find(|&(_, &since)| now >= since + SPREAD_PATIENCE);
+            .find(|&(_, &since)| now >= since + patience);
         if self.peers.len() > 1
             && let Some((&piece, _)) = late
         {
@@ -141,23 +163,32 @@ impl Partition {
         }
         let &piece = self.hidden.front()?;
         let holder = self.holders.get(&piece).copied();
+        let all_stuck = self.peers.values().all(|peer| peer.lone >= LONE_MAX);
         let others = self
             .peers
             .iter_mut()
             .filter(|(peer, _)| Some(**peer) != holder);
-        let with_room = others.filter(|(_, peer)| peer.window.len() < WINDOW);
-        let (&to, place) = with_room.min_by_key(|(_, peer)| peer.window.len())?;
+        let is_open = |peer: &Peer| all_stuck || peer.lone < LONE_MAX;
+        let with_room = others.filter(|(_, peer)| peer.window.len() < WINDOW && is_open(peer));
+        let (&to, place) = with_room.min_by_key(|(_, peer)| (peer.window.len(), peer.lone))?;
         place.window.insert(piece);
         self.hidden.pop_front();
         self.states[piece.as_usize()] = State::Given(to);
         Some((to, piece))
     }
 
+    fn patience(&self) -> Duration {
+        let time = self
+            .spread_time
+            .map_or(SPREAD_PATIENCE, |time| time * SPREADS);
+        time.clamp(SPREAD_PATIENCE_MIN, SPREAD_PATIENCE)
+    }
+
     /// When [`Partition::reveal`] may have something because time has passed.
     #[must_use]
     pub fn patience_ends(&self) -> Option<Time> {
         let since = self.lone.values().min()?;
-        (self.peers.len() > 1).then_some(*since + SPREAD_PATIENCE)
+        (self.peers.len() > 1).then_some(*since + self.patience())
     }
 
     /// Whether every piece was given away and none is waited for: from now on the seed is as any
@@ -174,9 +205,18 @@ impl Partition {
         self.spread_count
     }
 
+    fn is_not_lone(&mut self, before: State) {
+        if let State::Sent(holder) = before
+            && let Some(place) = self.peers.get_mut(&holder)
+        {
+            place.lone -= 1;
+        }
+    }
+
     fn hide(&mut self, piece: PieceIndex) {
         self.lone.remove(&piece);
-        self.states[piece.as_usize()] = State::Hidden;
+        let before = std::mem::replace(&mut self.states[piece.as_usize()], State::Hidden);
+        self.is_not_lone(before);
         self.hidden.push_front(piece);
     }
 }
@@ -251,10 +291,11 @@ mod tests {
             partition.sent(to, piece, NOW);
         }
         let (other, piece) = (revealed[1].0, revealed[0].1);
-        partition.seen(other, piece);
+        partition.seen(other, piece, NOW);
         assert_eq!(partition.spread_count(), 1);
         assert_eq!(all(&mut partition, NOW), []);
-        let late = NOW + SPREAD_PATIENCE;
+        // It spread at once, so that little is expected of the other.
+        let late = NOW + SPREAD_PATIENCE_MIN;
         assert_eq!(partition.patience_ends(), Some(late));
         let again = all(&mut partition, late);
         assert_eq!(again.len(), 1);

@@ -4,5 +4,6 @@ mod faults;
 mod help;
 pub(crate) mod process;
 mod refusals;
+mod swarm;
 mod torrent;
 mod transfer;

@@ -4,6 +4,7 @@ mod disk;
 mod flute;
 mod large;
 mod lcrq;
+mod swarm;
 mod tar;
 mod torrent;
 mod tshark;

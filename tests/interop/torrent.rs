@@ -2,6 +2,7 @@
 //! made here, has to get the same verdict and the same names from both.
 
 mod corpus;
+mod metadata;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

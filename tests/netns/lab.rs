@@ -32,6 +32,16 @@ pub(crate) struct Setup {
     pub(crate) loss_percent: f64,
 }
 
+impl Setup {
+    /// So many nodes, and nothing is lost.
+    pub(crate) fn nodes(nodes: usize) -> Self {
+        Self {
+            nodes,
+            loss_percent: 0.0,
+        }
+    }
+}
+
 /// Runs `body` in a lab: the test's own binary is started again inside the sandbox.
 ///
 /// # Panics
@@ -51,7 +61,12 @@ pub(crate) fn in_lab<F: FnOnce(&Lab)>(setup: Setup, body: F) {
         .args(["--loss", &setup.loss_percent.to_string()])
         .arg("--")
         .arg(std::env::current_exe().expect("a test knows its own binary"))
-        .args(["--exact", test_name::<F>(), "--nocapture"])
+        .args([
+            "--exact",
+            test_name::<F>(),
+            "--nocapture",
+            "--include-ignored",
+        ])
         .env(INSIDE, "1")
         .stdin(Stdio::null())
         .stdout(file.try_clone().expect("a descriptor can be doubled"))

@@ -27,9 +27,9 @@ fn by_multicast(receipt: &Receipt) {
     );
 }
 
-/// How many bytes of the bundle a datagram brought.
+/// How large the datagrams were that came, on average.
 fn bytes_per_datagram(receipt: &Receipt) -> u64 {
-    receipt.bytes_by("multicast") / receipt.counter("packets_in_total")
+    receipt.counter("bytes_in_total") / receipt.counter("packets_in_total")
 }
 
 #[test]
@@ -41,7 +41,8 @@ fn row_17_large_frames_are_used_where_all_take_them() {
             let receipt = receiver.succeeds();
             by_multicast(&receipt);
             let per_datagram = bytes_per_datagram(&receipt);
-            assert!(per_datagram > 7000, "{per_datagram}: {}", receipt.said);
+            // Small ones bring 1408 at most; keys and control datagrams count too.
+            assert!(per_datagram > 4000, "{per_datagram}: {}", receipt.said);
         }
     });
 }
@@ -70,7 +71,7 @@ fn row_17_a_late_joiner_with_small_frames_stops_nobody() {
         by_multicast(&receipt);
         let per_datagram = bytes_per_datagram(&receipt);
         assert!(
-            (1500..7000).contains(&per_datagram),
+            (1600..7000).contains(&per_datagram),
             "first large, then small: {per_datagram}: {} {}",
             receipt.said,
             fleet.head_log()
@@ -116,7 +117,9 @@ fn row_17_frames_smaller_than_usual() {
 fn row_17_a_path_that_shrinks_is_noticed() {
     in_lab(NODES, |lab| {
         large(lab, "head node1");
-        let fleet = Fleet::serve(lab, Some("50mbit"));
+        // A narrow link: ranges are not done with everything before the head has stepped down.
+        lab.shell("lab_rate node1 40");
+        let fleet = Fleet::serve(lab, Some("25mbit"));
         let mut node = fleet.receive("node1");
         node.reaches(0.3);
         lab.shell("ip link set node1 mtu 1500");

@@ -10,6 +10,7 @@ mod faults;
 mod models;
 mod scale;
 mod small;
+mod swarm;
 mod thousand;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -9,8 +9,8 @@ use flashover::fec::{Added, Assembly, Code, Counted, Error, Esi, RaptorQ, Shape}
 use flashover::image::Geometry;
 use flashover::image::hash::piece_value;
 use flashover::multicast::keys::{Cipher, Key, Secret, TAG_SIZE};
-use flashover::multicast::verify::{PieceHashes, Verify};
 use flashover::multicast::{Aes128Gcm, PlainCipher};
+use flashover::multicast::{PieceHashes, Verify};
 
 /// A choice of parts.
 pub(super) trait Parts: 'static {

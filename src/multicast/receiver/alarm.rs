@@ -3,10 +3,10 @@
 use super::{Event, Receiver};
 use crate::base::{Counter, EpochId, Time};
 use crate::fec::Code;
+use crate::image::verify::Verify;
 use crate::multicast::keys::{Cipher, Key as _};
 use crate::multicast::limits::{INSIDER_INTERVAL, UNKNOWN_EPOCH_INTERVAL};
 use crate::multicast::replay::{Fresh, Tag};
-use crate::multicast::verify::Verify;
 use crate::multicast::wire::lct::{HEADER_SIZE, Header};
 
 /// When the job was told last.

@@ -34,13 +34,13 @@ use super::limits::{
     REPORT_INTERVAL_MIN, TICK,
 };
 use super::session::Session;
-use super::verify::{PieceHashes, Verify};
 use super::wire::DATA_OVERHEAD;
 use super::wire::control::Control;
 use super::wire::lct::{Codepoint, HEADER_SIZE, Header};
 use super::wire::report::{Report, ReportHeader};
 use crate::base::{Bitmap, Blocks, Counter, Counters, NodeId, PieceIndex, Time};
 use crate::fec::{Code, Esi, RaptorQ};
+use crate::image::verify::{PieceHashes, Verify};
 use crate::machine::{DiskDone, DiskError, Input, Machine, Output, Transmit};
 use demand::Demand;
 use flow::Flow;

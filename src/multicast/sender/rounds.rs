@@ -6,13 +6,13 @@ use super::members::{Standing, quantile};
 use super::{PROGRESS_INTERVAL, Phase, Sender, Wishes};
 use crate::base::{Counter, NodeId, Time};
 use crate::fec::Code;
+use crate::image::verify::Verify;
 use crate::multicast::keys::Cipher;
 use crate::multicast::limits::{
     ACK_BY_VOLUME_RECEIVERS_MAX, BACKOFF_MAX, BACKOFF_MIN, DEMOTED_NAMED_MAX, GATHER_MAX,
     NO_PROGRESS_MAX, RECEIVER_SILENCE_MAX, REPORT_INTERVAL_MAX, REPORT_INTERVAL_MIN,
     REPORT_INTERVAL_PER_RECEIVER, WINDOW_BYTES_MIN,
 };
-use crate::multicast::verify::Verify;
 
 impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
     pub(super) fn tick(&mut self, now: Time) {

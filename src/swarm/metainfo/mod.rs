@@ -254,6 +254,12 @@ impl Metainfo {
     }
 }
 
+impl crate::image::verify::Verify for Metainfo {
+    fn verify(&self, piece: PieceIndex, bytes: &[u8]) -> bool {
+        self.check(piece, bytes) == Verdict::Good
+    }
+}
+
 const fn verdict(is_good: bool) -> Verdict {
     if is_good { Verdict::Good } else { Verdict::Bad }
 }

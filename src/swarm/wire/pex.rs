@@ -26,6 +26,8 @@ pub const PEX_BYTES_MAX: usize = 8 << 10;
 pub const PEX_PEERS_MAX: usize = 50;
 /// How often a message may come.
 pub const PEX_INTERVAL: Duration = Duration::from_secs(60);
+/// How soon it is looked again whether there is something to tell.
+const PEX_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How much too early it may come, as clocks and networks are not exact.
 const PEX_TOLERANCE: Duration = Duration::from_secs(10);
 /// How many messages may come at once: one with the handshake, one just behind.
@@ -207,6 +209,7 @@ impl PexSender {
             .collect();
         let pex = Pex { added, dropped };
         if pex.is_empty() {
+            self.next_at = now + PEX_LOOK_INTERVAL;
             return None;
         }
         self.told.extend(pex.added.keys());
@@ -288,6 +291,8 @@ mod tests {
                     known.extend(pex.added.into_keys());
                     *now += PEX_INTERVAL;
                 }
+                assert!(sender.next_at() > *now, "it is not looked at all the time");
+                *now += PEX_INTERVAL;
                 known.clone()
             };
             for count in steps {

@@ -1,8 +1,8 @@
 //! The last word on a piece: its hash.
 
+use super::hash::piece_value;
+use super::{Geometry, Hash};
 use crate::base::PieceIndex;
-use crate::image::hash::piece_value;
-use crate::image::{Geometry, Hash};
 
 /// Says whether the bytes of a piece are right.
 pub trait Verify: Send {
@@ -14,6 +14,12 @@ impl<V: Verify> Verify for Option<V> {
     /// Without a judge everything is right.
     fn verify(&self, piece: PieceIndex, bytes: &[u8]) -> bool {
         self.as_ref().is_none_or(|judge| judge.verify(piece, bytes))
+    }
+}
+
+impl<V: Verify + Sync> Verify for std::sync::Arc<V> {
+    fn verify(&self, piece: PieceIndex, bytes: &[u8]) -> bool {
+        self.as_ref().verify(piece, bytes)
     }
 }
 

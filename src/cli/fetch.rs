@@ -1,0 +1,131 @@
+//! `flashover fetch`, and the options that it shares with `seed`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Global;
+use super::error::Result;
+use super::output::OutputArgs;
+use crate::base::event::Events;
+use crate::base::units::{format_bytes, format_duration, parse_duration, parse_rate};
+use crate::deploy::Interrupt;
+use crate::deploy::net::Ways;
+use crate::deploy::torrent::{self, Fetch, Options, Report, Source};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The torrent, or a magnet link
+    #[arg(value_name = "FILE.torrent|MAGNET", value_parser = parse_source)]
+    source: Source,
+    /// The file to write, or the directory to put it into
+    #[arg(long, value_name = "PATH")]
+    into: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    replace: bool,
+    /// Seed on for this time at most, while peers that are connected lack anything
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    seed_time: Duration,
+    /// Give up after this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    deadline: Option<Duration>,
+    #[command(flatten)]
+    swarm: SwarmArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// How a torrent's peers are found and treated.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Swarm")]
+pub(super) struct SwarmArgs {
+    /// Where peers may connect: an address, a port or both
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "6881", value_parser = parse_listen)]
+    listen: SocketAddr,
+    /// A peer to connect to; may be given again
+    #[arg(long = "peer", value_name = "ADDRESS:PORT")]
+    peers: Vec<SocketAddr>,
+    /// Send no more than this per second, as 100mbit or 10mb
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    up_max: Option<u64>,
+    /// Fetch no more than this per second
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    down_max: Option<u64>,
+    /// How the kernel may be asked to move bytes; see `flashover doctor --engine`
+    #[arg(long, value_name = "WAYS", default_value_t, hide_default_value = true)]
+    engine: Ways,
+}
+
+impl SwarmArgs {
+    pub(super) fn to_options(&self, events: Events, interrupt: Interrupt) -> Options {
+        Options {
+            listen: self.listen,
+            peers: self.peers.clone(),
+            up_max: self.up_max,
+            down_max: self.down_max,
+            ways: self.engine,
+            events,
+            interrupt,
+        }
+    }
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result {
+    let config = Fetch {
+        source: args.source.clone(),
+        into: args.into.clone(),
+        replace: args.replace,
+        seed_time: args.seed_time,
+        deadline: args.deadline,
+        options: args
+            .swarm
+            .to_options(args.output.events(global), Interrupt::listen()?),
+    };
+    let report = torrent::fetch(&config).map_err(|error| args.output.failed(error.into()))?;
+    args.output
+        .result("report", &report, || text("fetched", &report));
+    Ok(())
+}
+
+/// A report for people.
+pub(super) fn text(what: &str, report: &Report) -> String {
+    let seconds = report.seconds.max(1e-3);
+    let mut text = format!(
+        "{} {what} in {}: {} from peers, {} to peers",
+        report.path.display(),
+        format_duration(Duration::from_secs_f64(seconds)),
+        format_bytes(report.bytes_in),
+        format_bytes(report.bytes_out),
+    );
+    if report.bytes_resumed > 0 && what == "fetched" {
+        text += &format!(", {} were here", format_bytes(report.bytes_resumed));
+    }
+    if report.peers_banned > 0 {
+        text += &format!("; {} peers banned for wrong bytes", report.peers_banned);
+    }
+    text
+}
+
+fn parse_source(text: &str) -> Result<Source, String> {
+    if text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))
+    {
+        let link = text.parse().map_err(|error| format!("{error}"))?;
+        return Ok(Source::Magnet(Box::new(link)));
+    }
+    Ok(Source::File(text.into()))
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::new(any, port));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(address, 6881));
+    }
+    text.parse()
+        .map_err(|_| "give ADDRESS, PORT or ADDRESS:PORT".to_owned())
+}

@@ -1,0 +1,350 @@
+//! A running torrent: the machine on its thread, its sources of peers, and what is told of it.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::{Options, Report, shown_name};
+use crate::base::counter::Counters;
+use crate::base::event::Event as Told;
+use crate::base::{Bitmap, PieceIndex};
+use crate::deploy::error::{Error, Kind, OrKind as _, Result};
+use crate::engine::drive::{Driver, Setup};
+use crate::engine::net::Listener;
+use crate::engine::pool::Arena;
+use crate::engine::{Commands, Mailbox, mailbox};
+use crate::machine::DiskError;
+use crate::swarm::Metainfo;
+use crate::swarm::cut::Cut;
+use crate::swarm::torrent::{Command, Config, Event, Stats, Torrent, Why};
+
+/// Memory for pieces, at most.
+const ARENA_BYTES: usize = 64 << 20;
+/// Pieces in memory, at least.
+const BLOCKS_MIN: usize = 4;
+/// Events that may wait for the loop.
+const EVENTS_MAX: usize = 4096;
+/// How often the loop looks at its clocks.
+const TICK: Duration = Duration::from_millis(50);
+/// How often progress is shown.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
+
+/// What the machine's thread tells.
+enum Fact {
+    Backend(&'static str),
+    Heard(Event),
+    Failed(String),
+}
+
+pub(super) struct Client {
+    torrent: Arc<Metainfo>,
+    options: Options,
+    have: Bitmap,
+    listens_on: SocketAddr,
+    mailbox: Mailbox<Command>,
+    facts: Receiver<Fact>,
+    thread: Option<JoinHandle<()>>,
+    origin: Instant,
+    complete_at: Option<Instant>,
+    /// The machine has said that all is here.
+    is_complete: bool,
+    progress_at: Instant,
+    stats: Stats,
+    bytes_resumed: u64,
+    peers_banned: u32,
+    backend: &'static str,
+}
+
+impl Client {
+    /// Starts the machine and looks for peers.
+    pub(super) fn start(
+        torrent: &Metainfo,
+        file: &File,
+        have: Bitmap,
+        is_first_seed: bool,
+        options: &Options,
+    ) -> Result<Self> {
+        let layout = torrent.info().layout();
+        let cut = Cut::new(layout.total_len(), layout.piece_length()).ok_or_else(|| {
+            let text = format!("Pieces of {} bytes are too large", layout.piece_length());
+            Error::text(Kind::Usage, text)
+        })?;
+        let listener = Listener::bind(options.listen).or_kind(Kind::Network)?;
+        let listens_on = listener.local();
+        let peer_id = super::new_peer_id()?;
+        let count = (ARENA_BYTES / cut.piece_bytes() as usize)
+            .min(cut.piece_count() as usize + BLOCKS_MIN)
+            .max(BLOCKS_MIN);
+        let config = Config {
+            names: torrent
+                .info()
+                .names()
+                .iter()
+                .map(|name| name.wire())
+                .collect(),
+            peer_id,
+            cut,
+            have: have.clone(),
+            is_first_seed,
+            seed: u64::from_be_bytes(crate::deploy::random()?),
+            listen_port: Some(listens_on.port()),
+            info: Some(torrent.info().bytes().clone()),
+            is_private: torrent.info().is_private(),
+            blocks_max: count,
+            up_max: options.up_max,
+            down_max: options.down_max,
+        };
+        let arena = Arena::new(cut.piece_bytes() as usize, count).or_kind(Kind::Internal)?;
+        let setup = Setup {
+            sockets: Vec::new(),
+            listeners: vec![listener],
+            files: vec![file.try_clone().or_kind(Kind::Storage)?],
+            arena: Some(arena.clone()),
+            ways: options.ways,
+            counters: Arc::new(Counters::default()),
+        };
+        let torrent = Arc::new(torrent.clone());
+        let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
+        let (sender, facts) = crossbeam::channel::bounded(EVENTS_MAX);
+        let verify = Arc::clone(&torrent);
+        let make = move || Torrent::new(config, verify, Box::new(arena));
+        let thread = std::thread::Builder::new()
+            .name("torrent".to_owned())
+            .spawn(move || run(setup, make, &commands, &sender))
+            .or_kind(Kind::Internal)?;
+        drop(mailbox.send(Command::Peers(options.peers.clone())));
+        let pieces = have
+            .iter()
+            .map(|at| PieceIndex::new(u32::try_from(at).unwrap_or(u32::MAX)));
+        Ok(Self {
+            bytes_resumed: pieces.map(|piece| u64::from(layout.piece_len(piece))).sum(),
+            torrent,
+            options: options.clone(),
+            have,
+            listens_on,
+            mailbox,
+            facts,
+            thread: Some(thread),
+            origin: Instant::now(),
+            complete_at: None,
+            is_complete: false,
+            progress_at: Instant::now(),
+            stats: Stats::default(),
+            peers_banned: 0,
+            backend: "",
+        })
+    }
+
+    pub(super) const fn listens_on(&self) -> SocketAddr {
+        self.listens_on
+    }
+
+    /// Runs until all is here.
+    pub(super) fn fetch(&mut self, deadline: Option<Instant>) -> Result {
+        while !self.is_complete {
+            self.turn()?;
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                let missing = self.have.len() - self.have.count();
+                let text = format!(
+                    "The time is over: {missing} pieces are missing, {} peers are connected",
+                    self.stats.peers
+                );
+                return Err(Error::text(Kind::Network, text)
+                    .hint("the same command goes on with what is here"));
+            }
+        }
+        self.complete_at = Some(Instant::now());
+        self.progress();
+        Ok(())
+    }
+
+    /// Seeds until the time is over or the user stops it.
+    pub(super) fn seed(&mut self, until: Option<Instant>) -> Result {
+        while until.is_none_or(|until| Instant::now() < until) {
+            match self.turn() {
+                Err(error) if error.kind() == Kind::Interrupted => return Ok(()),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Seeds while somebody who is connected lacks anything, no longer than `until`.
+    pub(super) fn seed_on(&mut self, until: Instant) -> Result {
+        // Whoever was served last is connected; statistics are a second old at most.
+        let settled = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < until
+            && (self.stats.peers_lacking > 0 || Instant::now() < settled.min(until))
+        {
+            match self.turn() {
+                Err(error) if error.kind() == Kind::Interrupted => return Ok(()),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a fact, and does what is due.
+    fn turn(&mut self) -> Result {
+        match self.facts.recv_timeout(TICK) {
+            Ok(fact) => self.learn(fact)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::text(
+                    Kind::Internal,
+                    "The torrent's thread has ended",
+                ));
+            }
+        }
+        if self.options.interrupt.get().is_some() {
+            return Err(Error::text(Kind::Interrupted, "Stopped")
+                .hint("the same command goes on with what is here"));
+        }
+        if Instant::now() >= self.progress_at {
+            self.progress();
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, fact: Fact) -> Result {
+        match fact {
+            Fact::Backend(name) => self.backend = name,
+            Fact::Failed(text) => return Err(Error::text(Kind::Internal, text)),
+            Fact::Heard(event) => self.heard(&event)?,
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, event: &Event) -> Result {
+        match *event {
+            Event::PieceStored { piece, .. } => {
+                self.have.set(piece.as_usize());
+            }
+            Event::PieceWrong { piece, peers } if peers > 1 => self.options.events.warn(format!(
+                "{piece} of {peers} peers was wrong: it is fetched again from one"
+            )),
+            Event::DiskFailed { piece, error } => return self.disk_failed(piece, error),
+            Event::Left {
+                peer,
+                why: why @ Why::SentWrong(_),
+            } => {
+                self.peers_banned += 1;
+                self.options.events.warn(format!("{peer}: {why}"));
+            }
+            Event::Left { peer, why } => tracing::debug!(%peer, %why, "A peer left"),
+            Event::Connected { peer, name } => {
+                let name = String::from_utf8_lossy(&name[..8]).into_owned();
+                tracing::debug!(%peer, name, "A peer is connected");
+            }
+            Event::Complete => self.is_complete = true,
+            Event::Stats(stats) => self.stats = stats,
+            Event::PieceWrong { .. } | Event::Stopped => {}
+        }
+        Ok(())
+    }
+
+    fn disk_failed(&self, piece: PieceIndex, error: DiskError) -> Result {
+        let text = format!("{piece} could not be moved to or from the disk");
+        let error = Error::new(Kind::Storage, anyhow::Error::new(error).context(text));
+        if error.kind() == Kind::Storage && self.is_complete {
+            self.options
+                .events
+                .warn(format!("{error}: it is not seeded any more"));
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    fn left_bytes(&self) -> u64 {
+        let layout = self.torrent.info().layout();
+        let missing = self.have.runs(false).flatten();
+        let piece = |at: usize| PieceIndex::new(u32::try_from(at).unwrap_or(u32::MAX));
+        missing
+            .map(|at| u64::from(layout.piece_len(piece(at))))
+            .sum()
+    }
+
+    fn progress(&mut self) {
+        self.progress_at = Instant::now() + PROGRESS_PERIOD;
+        let total = self.torrent.info().layout().total_len();
+        self.options.events.raise(Told::Progress {
+            bytes_done: total - self.left_bytes(),
+            bytes_total: total,
+        });
+    }
+
+    /// Ends it and says what was done.
+    pub(super) fn end(mut self, path: PathBuf) -> Report {
+        let ended_at = self.complete_at.unwrap_or_else(Instant::now);
+        self.mailbox_stop();
+        Report {
+            v: 1,
+            name: shown_name(&self.torrent),
+            path,
+            bytes: self.torrent.info().layout().total_len(),
+            seconds: (ended_at - self.origin).as_secs_f64(),
+            bytes_resumed: self.bytes_resumed,
+            bytes_in: self.stats.bytes_in,
+            bytes_wasted: self.stats.bytes_wasted,
+            bytes_out: self.stats.bytes_out,
+            peers_banned: self.peers_banned,
+            backend: self.backend,
+        }
+    }
+
+    /// Lets the machine say its last numbers and end.
+    fn mailbox_stop(&mut self) {
+        drop(self.mailbox.send(Command::Stop));
+        let until = Instant::now() + Duration::from_secs(2);
+        while let Ok(fact) = self.facts.recv_deadline(until) {
+            if let Fact::Heard(Event::Stats(stats)) = fact {
+                self.stats = stats;
+            }
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.mailbox.stop();
+        if let Some(thread) = self.thread.take() {
+            // The thread must not wait for a reader that is gone.
+            while !thread.is_finished() {
+                drop(self.facts.recv_timeout(TICK));
+            }
+            if thread.join().is_err() {
+                tracing::error!("The torrent's thread had panicked");
+            }
+        }
+    }
+}
+
+fn run(
+    setup: Setup,
+    make: impl FnOnce() -> Torrent<Arc<Metainfo>>,
+    commands: &Commands<Command>,
+    facts: &Sender<Fact>,
+) {
+    let driven = Driver::new(setup).and_then(|mut driver| {
+        // The job may have ended: then there is nobody to tell, here and below.
+        drop(facts.send(Fact::Backend(driver.backend())));
+        let mut machine = make();
+        driver.run(&mut machine, commands, |event| {
+            let is_over = event == Event::Stopped;
+            match facts.send(Fact::Heard(event)) {
+                Ok(()) if !is_over => ControlFlow::Continue(()),
+                Ok(()) | Err(_) => ControlFlow::Break(()),
+            }
+        })
+    });
+    if let Err(error) = driven {
+        let text = anyhow::Error::new(error);
+        drop(facts.send(Fact::Failed(format!("{text:#}"))));
+    }
+}

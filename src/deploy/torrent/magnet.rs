@@ -1,0 +1,84 @@
+//! From a magnet link to a torrent: the info dictionary comes from peers.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Options, new_peer_id};
+use crate::base::counter::Counters;
+use crate::deploy::error::{Error, Kind, OrKind as _, Result};
+use crate::engine::{Driver, Setup, mailbox};
+use crate::swarm::scout::{Command, Event, Scout};
+use crate::swarm::{Magnet, Metainfo};
+
+/// How often the wish to stop is looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Fetches what the link names.
+///
+/// # Errors
+/// If nobody has it in time.
+pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -> Result<Metainfo> {
+    let setup = Setup {
+        sockets: Vec::new(),
+        listeners: Vec::new(),
+        files: Vec::new(),
+        arena: None,
+        ways: options.ways,
+        counters: Arc::new(Counters::default()),
+    };
+    let seed = u64::from_be_bytes(crate::deploy::random()?);
+    let mut scout = Scout::new(magnet.names, new_peer_id()?, seed);
+    let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
+    drop(mailbox.send(Command::Peers(peers(magnet, options))));
+    options
+        .events
+        .note("Asking peers what the magnet link describes");
+    let watched = mailbox.clone();
+    let (done, is_done) = crossbeam::channel::bounded::<()>(1);
+    let interrupt = options.interrupt.clone();
+    let watch = std::thread::Builder::new()
+        .name("watch".to_owned())
+        .spawn(move || {
+            let late = || until.is_some_and(|until| Instant::now() >= until);
+            while is_done
+                .recv_timeout(TICK)
+                .is_err_and(|error| error.is_timeout())
+            {
+                if late() || interrupt.get().is_some() {
+                    return watched.stop();
+                }
+            }
+        })
+        .or_kind(Kind::Internal)?;
+    let mut found = None;
+    let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;
+    let ended = driver.run(&mut scout, &commands, |event| {
+        found = Some(event);
+        ControlFlow::Break(())
+    });
+    drop(done);
+    if watch.join().is_err() {
+        tracing::error!("The watching thread had panicked");
+    }
+    ended.or_kind(Kind::Network)?;
+    match found {
+        Some(Event::Found(info)) => Ok(Metainfo::from_info(*info)),
+        Some(Event::Useless(error)) => Err(Error::new(Kind::Usage, error)),
+        None if options.interrupt.get().is_some() => Err(Error::text(Kind::Interrupted, "Stopped")),
+        None => Err(
+            Error::text(Kind::Network, "No peer has what the link describes")
+                .hint("name one that has: --peer ADDRESS:PORT"),
+        ),
+    }
+}
+
+/// The peers that are named, by the user and by the link.
+pub(super) fn peers(magnet: &Magnet, options: &Options) -> Vec<SocketAddr> {
+    let named = magnet.peers.iter().filter_map(|peer| {
+        let found = (peer.host.as_str(), peer.port).to_socket_addrs();
+        found.ok()?.next()
+    });
+    options.peers.iter().copied().chain(named).collect()
+}

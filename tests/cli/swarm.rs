@@ -1,0 +1,186 @@
+//! `flashover seed` and `fetch`, as a user runs them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use super::process::{Running, flashover, run};
+
+fn at(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = flashover();
+    command.args(arguments).current_dir(dir);
+    command
+}
+
+/// A directory with a file of a few pieces and its torrent.
+fn content() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..9_000_000_u32)
+        .map(|at| (at / 977 + at % 251) as u8)
+        .collect();
+    fs::write(dir.path().join("data"), bytes).unwrap();
+    let create = at(
+        dir.path(),
+        &["torrent", "create", "data", "--piece-size", "256k"],
+    );
+    assert_eq!(run(create).code, Some(0));
+    dir
+}
+
+/// A seed, and where it listens.
+fn seed(dir: &Path, more: &[&str]) -> (Running, String) {
+    let arguments = [
+        "seed",
+        "data.torrent",
+        "--listen",
+        "127.0.0.1:0",
+        "--json-lines",
+    ];
+    let mut seed = Running::start(at(dir, &[&arguments, more].concat()));
+    let said = seed.says(|said| said.contains("Seeding"));
+    let mut address = said
+        .split_whitespace()
+        .filter_map(|word| word.trim_end_matches(['"', '}']).parse::<SocketAddr>().ok());
+    let address = address
+        .next_back()
+        .expect("it says where it listens")
+        .to_string();
+    (seed, address)
+}
+
+fn fetch(dir: &Path, peer: &str, more: &[&str]) -> Command {
+    let arguments = ["fetch", "data.torrent", "--into", "got", "--peer", peer];
+    let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s", "--json"];
+    at(dir, &[&arguments[..], &rest, more].concat())
+}
+
+#[test]
+fn what_is_seeded_is_fetched_and_proven() {
+    let dir = content();
+    let (seed, address) = seed(dir.path(), &[]);
+    let ended = run(fetch(dir.path(), &address, &[]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    assert_eq!(report["bytes"], 9_000_000);
+    assert_eq!(report["bytes_in"], 9_000_000);
+    assert_eq!(report["bytes_wasted"], 0);
+    let path = |name| dir.path().join(name);
+    assert_eq!(
+        fs::read(path("got")).unwrap(),
+        fs::read(path("data")).unwrap()
+    );
+    assert!(!path("got.part").exists());
+    let again = run(fetch(dir.path(), &address, &[]));
+    assert_eq!(again.code, Some(8), "a file that is there stays: {again:?}");
+    seed.signal(Signal::TERM);
+    let ended = seed.ends();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("\"bytes_out\":9000000"), "{ended:?}");
+}
+
+/// kill -9 at half: what was proven is not fetched again.
+#[test]
+fn a_killed_fetch_goes_on() {
+    let dir = content();
+    let (_seed, address) = seed(dir.path(), &["--up-max", "40mbit"]);
+    let mut first = Running::start(at(
+        dir.path(),
+        &[
+            "fetch",
+            "data.torrent",
+            "--into",
+            "got",
+            "--peer",
+            &address,
+            "--listen",
+            "127.0.0.1:0",
+            "--json-lines",
+        ],
+    ));
+    first.says(|said| {
+        said.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .any(|event: serde_json::Value| event["bytes_done"].as_u64() > Some(3_000_000))
+    });
+    first.signal(Signal::KILL);
+    drop(first);
+    let ended = run(fetch(dir.path(), &address, &[]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    let (resumed, fetched) = (&report["bytes_resumed"], &report["bytes_in"]);
+    let sum = resumed.as_u64().unwrap() + fetched.as_u64().unwrap();
+    assert_eq!(sum, 9_000_000, "{report}");
+    assert!(resumed.as_u64() > Some(2_900_000), "{report}");
+}
+
+#[test]
+fn damaged_content_is_not_seeded() {
+    let dir = content();
+    let path = dir.path().join("data");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[5_000_000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let ended = run(at(
+        dir.path(),
+        &["seed", "data.torrent", "--listen", "127.0.0.1:0"],
+    ));
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.stderr.contains("1 of 35 pieces"), "{ended:?}");
+}
+
+/// Nobody is there: it says so in time, and keeps what it has.
+#[test]
+fn a_fetch_without_peers_gives_up_in_time() {
+    let dir = content();
+    let ended = run(fetch(dir.path(), "127.0.0.1:9", &["--deadline", "1s"]));
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(ended.stderr.contains("35 pieces are missing"), "{ended:?}");
+    assert!(dir.path().join("got.part").exists());
+}
+
+#[test]
+fn a_magnet_link_is_enough() {
+    let dir = content();
+    let (_seed, address) = seed(dir.path(), &[]);
+    let link = run(at(dir.path(), &["torrent", "magnet", "data.torrent"])).stdout;
+    let ended = run(at(
+        dir.path(),
+        &[
+            "fetch",
+            link.trim(),
+            "--into",
+            "got",
+            "--peer",
+            &address,
+            "--listen",
+            "127.0.0.1:0",
+            "--seed-time",
+            "0s",
+            "--deadline",
+            "30s",
+        ],
+    ));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let path = |name| dir.path().join(name);
+    assert_eq!(
+        fs::read(path("got")).unwrap(),
+        fs::read(path("data")).unwrap()
+    );
+    let nobody = run(at(
+        dir.path(),
+        &[
+            "fetch",
+            link.trim(),
+            "--into",
+            "other",
+            "--peer",
+            "127.0.0.1:9",
+            "--deadline",
+            "1s",
+        ],
+    ));
+    assert_eq!(nobody.code, Some(6), "{nobody:?}");
+}

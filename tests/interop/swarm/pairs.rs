@@ -1,0 +1,200 @@
+//! One seeder and one leecher, each alone on a node, and a torrent that nobody else has.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flashover::base::event::Events;
+use flashover::capture::torrent::{CreateOptions, Forms, Magnet, create, save};
+use flashover::swarm::Metainfo;
+
+use super::peers::{PORT, Peer, Tracker, address, web_server};
+use crate::netns::lab::{HEAD, Lab, Process, noise, until};
+
+/// Not a whole number of pieces, nor of blocks.
+const CONTENT_BYTES: usize = (3 << 20) + 12_345;
+const PIECE_BYTES: u32 = 1 << 16;
+/// How long seeders may take to be known, and then leechers to have everything.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// What is tried.
+#[derive(Clone, Debug)]
+pub(super) struct Pair {
+    pub(super) seeder: &'static str,
+    pub(super) leecher: &'static str,
+    pub(super) forms: Forms,
+    pub(super) way: Way,
+}
+
+/// How the leecher comes to the torrent and to the content.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Way {
+    /// By a torrent that names an HTTP tracker.
+    HttpTracker,
+    /// By a torrent that names a UDP tracker.
+    UdpTracker,
+    /// By a magnet link that names an HTTP tracker.
+    Magnet,
+    /// By a torrent that names a web server, without peers.
+    WebSeed,
+    /// By a torrent without trackers; the leecher is told of the seeder.
+    Told,
+}
+
+impl Pair {
+    /// Version 1 by an HTTP tracker.
+    pub(super) fn new(seeder: &'static str, leecher: &'static str) -> Self {
+        Self {
+            seeder,
+            leecher,
+            forms: Forms::V1,
+            way: Way::HttpTracker,
+        }
+    }
+}
+
+/// Lets all pairs of `pairs` do their work at the same time, on two nodes each.
+///
+/// # Panics
+/// With what the clients said, if a leecher does not come to have the very content in time.
+pub(super) fn pass(lab: &Lab, pairs: &[Pair]) {
+    let all: Vec<Swarm<'_>> = (0..pairs.len())
+        .map(|index| Swarm::new(lab, &pairs[index], index))
+        .collect();
+    let torrents: Vec<&Metainfo> = all.iter().map(|swarm| &swarm.torrent).collect();
+    let tracker = Tracker::start(lab, &torrents);
+    let seeders: Vec<Process> = all.iter().map(Swarm::seed).collect();
+    let announced = until(LIMIT, || {
+        let mut tracked = all.iter().filter(|swarm| swarm.pair.is_tracked());
+        let known = |swarm: &Swarm<'_>| tracker.seeds(&swarm.torrent) > 0;
+        tracked.all(known).then_some(())
+    });
+    let leechers: Vec<Process> = all.iter().map(Swarm::fetch).collect();
+    let _in_time = until(LIMIT, || all.iter().all(Swarm::is_done).then_some(()));
+    let failed: Vec<String> = all.iter().filter_map(Swarm::failure).collect();
+    drop((seeders, leechers));
+    assert!(
+        failed.is_empty(),
+        "all announced: {}\n{}\n{} of {} failed",
+        announced.is_some(),
+        failed.join("\n"),
+        failed.len(),
+        all.len()
+    );
+}
+
+impl Pair {
+    fn is_tracked(&self) -> bool {
+        ![Way::WebSeed, Way::Told].contains(&self.way)
+    }
+}
+
+/// A pair at work.
+pub(super) struct Swarm<'a> {
+    lab: &'a Lab,
+    pair: &'a Pair,
+    /// The nodes of seeder and leecher.
+    nodes: [String; 2],
+    folder: PathBuf,
+    content: Vec<u8>,
+    pub(super) torrent: Metainfo,
+}
+
+impl<'a> Swarm<'a> {
+    pub(super) fn new(lab: &'a Lab, pair: &'a Pair, index: usize) -> Self {
+        let folder = lab.scratch().join(format!("pair{index}"));
+        let nodes = [2 * index + 1, 2 * index + 2].map(|number| format!("node{number}"));
+        std::fs::create_dir_all(folder.join("seed")).expect("the scratch has room");
+        let content = noise(index as u64 + 1, CONTENT_BYTES);
+        let source = folder.join("seed/content");
+        std::fs::write(&source, &content).expect("the scratch has room");
+        let options = CreateOptions {
+            piece_length: Some(PIECE_BYTES),
+            forms: pair.forms,
+            trackers: match pair.way {
+                Way::HttpTracker | Way::Magnet => vec![format!("http://{HEAD}:6969/announce")],
+                Way::UdpTracker => vec![format!("udp://{HEAD}:6969/announce")],
+                Way::WebSeed | Way::Told => Vec::new(),
+            },
+            web_seeds: match pair.way {
+                Way::WebSeed => vec![format!("http://{}:8080/content", address(&nodes[0]))],
+                Way::HttpTracker | Way::UdpTracker | Way::Magnet | Way::Told => Vec::new(),
+            },
+            // libtorrent gives nobody the metadata of a private torrent.
+            public: pair.way == Way::Magnet,
+            ..CreateOptions::default()
+        };
+        let torrent = create(&source, &options, 1, &Events::ignore()).expect("it can be made");
+        save(&torrent, &folder.join("torrent")).expect("the scratch has room");
+        Self {
+            lab,
+            pair,
+            nodes,
+            folder,
+            content,
+            torrent,
+        }
+    }
+
+    pub(super) fn seed(&self) -> Process {
+        let [node, _] = &self.nodes;
+        let folder = self.folder.join("seed");
+        if self.pair.way == Way::WebSeed {
+            return web_server(self.lab, node, &folder);
+        }
+        Peer::new(self.pair.seeder, node).seed(self.lab, &self.torrent_file(), &folder)
+    }
+
+    pub(super) fn fetch(&self) -> Process {
+        let [seeder, node] = &self.nodes;
+        let torrent = match self.pair.way {
+            Way::Magnet => PathBuf::from(Magnet::of(&self.torrent).to_string()),
+            Way::HttpTracker | Way::UdpTracker | Way::WebSeed | Way::Told => self.torrent_file(),
+        };
+        let mut peer = Peer::new(self.pair.leecher, node);
+        if self.pair.way == Way::Told {
+            peer = peer.told_of(&format!("{}:{PORT}", address(seeder)));
+        }
+        peer.fetch(self.lab, &torrent, &self.folder.join("fetch"))
+    }
+
+    pub(super) fn torrent_file(&self) -> PathBuf {
+        self.folder.join("torrent")
+    }
+
+    pub(super) fn leecher_log(&self) -> PathBuf {
+        self.folder.join("fetch.log")
+    }
+
+    /// Whether the leecher says so.
+    pub(super) fn is_done(&self) -> bool {
+        self.folder.join("fetch.done").exists()
+    }
+
+    /// What is wrong, with what both said.
+    pub(super) fn failure(&self) -> Option<String> {
+        let got = std::fs::read(self.folder.join("fetch/content"));
+        let is_same = got.is_ok_and(|got| got == self.content);
+        if self.is_done() && is_same {
+            return None;
+        }
+        Some(format!(
+            "{:?}: done {}, same {is_same}\n--- seeder\n{}\n--- leecher\n{}",
+            self.pair,
+            self.is_done(),
+            end_of(&self.folder.join("seed.log")),
+            end_of(&self.leecher_log())
+        ))
+    }
+}
+
+/// The last of a log, without what was written over.
+pub(super) fn end_of(log: &Path) -> String {
+    let said = std::fs::read(log).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let lines = said.lines().map(|line| {
+        let shown = line.rsplit('\r').find(|shown| !shown.trim().is_empty());
+        shown.unwrap_or_default().trim_end()
+    });
+    let lines: Vec<&str> = lines.collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
