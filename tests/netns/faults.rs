@@ -1,9 +1,5 @@
 //! One bad node never holds up the others, and every node's end is the truth. `SLOW` gives a
 //! transfer a middle to interfere in.
-#![expect(
-    clippy::print_stdout,
-    reason = "the harness shows it where a test fails"
-)]
 
 use std::fs;
 use std::path::Path;
