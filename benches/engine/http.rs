@@ -27,6 +27,8 @@ use hyper::header;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Semaphore;
 
+use super::cpu_time;
+
 const PART: usize = 1 << 20;
 const PARTS: usize = 32;
 const FILE: usize = PARTS * PART;
@@ -81,11 +83,6 @@ fn measure(
             cpu_time() - before
         });
     });
-}
-
-fn cpu_time() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(now).expect("a process has used no negative time")
 }
 
 struct Client {

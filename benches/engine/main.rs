@@ -1,17 +1,20 @@
 //! What it costs to move bytes. Here: to send and receive datagrams, by ring or plain system calls,
-//! coalesced, batched or one by one; see [`streams`] and [`http`] for the rest.
+//! coalesced, batched or one by one; see [`streams`], [`http`] and [`disk`] for the
+//! rest.
 //!
 //! One thread sends to itself over the loopback and takes everything back in, so the time per byte
 //! is the CPU time of both sides. `plain,send,recv` is what a program pays that sends and receives
 //! datagram by datagram.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
+mod disk;
 mod http;
 mod streams;
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flashover::base::{Counters, Time};
@@ -112,5 +115,11 @@ fn bench(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench, streams::bench, http::bench);
+/// What the process has used of the processors.
+fn cpu_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(now).expect("a process has used no negative time")
+}
+
+criterion_group!(benches, bench, streams::bench, http::bench, disk::bench);
 criterion_main!(benches);

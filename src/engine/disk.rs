@@ -1,12 +1,18 @@
 //! Disk operations as a whole: short reads and writes are continued until all bytes are moved.
 //!
-//! Both backends share [`Run`]: it says what to do next and judges what came of it.
+//! Both backends share [`Run`]: it says what to do next and judges what came of it. The ring reads
+//! past the page cache (`O_DIRECT`) what is not there anyway: a bundle that is served once through
+//! neither is copied nor drives out what others need.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 
 use super::limits::DISK_RETRIES_MAX;
+use super::pool::Arena;
+use super::ring::cached_pages;
+use crate::base::Blocks as _;
 use crate::machine::{DiskDone, DiskError, DiskKind, DiskOp};
 
 /// A file, and whether to ask the kernel to move its bytes at once.
@@ -16,16 +22,62 @@ pub(super) struct Place {
     /// It lives in memory (an initrd's piece store, say): nothing is waited for, and a ring would
     /// only hand the copying to another thread, whose core's cache has none of the bytes.
     pub(super) in_memory: bool,
+    /// The same file past the page cache, if its file system can read so.
+    direct: Option<File>,
 }
 
 impl Place {
     pub(super) fn new(file: File) -> Self {
+        let in_memory = is_in_memory(&file);
         Self {
-            in_memory: is_in_memory(&file),
+            direct: if in_memory { None } else { open_direct(&file) },
+            in_memory,
             file,
         }
     }
+
+    /// Whether it can be read past the page cache.
+    #[cfg(test)]
+    pub(super) const fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Where the next step of an operation finds its bytes.
+    pub(super) fn route(&self, run: &mut Run) -> BorrowedFd<'_> {
+        let past = self.direct.as_ref().filter(|_| self.goes_past(run));
+        run.past_cache = past.is_some();
+        past.unwrap_or(&self.file).as_fd()
+    }
+
+    /// Whether what is left is to be read, aligned for it, and wholly absent from the page cache.
+    fn goes_past(&self, run: &Run) -> bool {
+        let rest = run.rest();
+        let len = rest.len() as u64;
+        let places = [rest.start as u64, run.offset(), len];
+        run.op.kind == DiskKind::Read
+            && run.may_go_past
+            && run.op.block.registered_index().is_some()
+            && places.iter().all(|at| at.is_multiple_of(ALIGNMENT))
+            && matches!(cached_pages(self.file.as_fd(), run.offset(), len), Ok(0))
+    }
 }
+
+/// Opens a file once more, to be read past the page cache, and tries that.
+fn open_direct(file: &File) -> Option<File> {
+    cached_pages(file.as_fd(), 0, ALIGNMENT).ok()?;
+    let direct = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .ok()?;
+    let len = usize::try_from(ALIGNMENT).ok()?;
+    let mut page = Arena::new(len, 1).ok()?.take()?;
+    direct.read_at(&mut page[..len], 0).ok()?;
+    Some(direct)
+}
+
+/// What memory, places and lengths of reads past the page cache are multiples of.
+const ALIGNMENT: u64 = 4096;
 
 /// Whether a file lives in memory and nowhere else.
 pub(super) fn is_in_memory(file: &File) -> bool {
@@ -43,6 +95,10 @@ pub(super) struct Run {
     pub(super) op: DiskOp,
     done: usize,
     retries: u32,
+    /// The kernel has not refused yet to read it past the page cache.
+    may_go_past: bool,
+    /// The step that is on its way goes past the page cache.
+    past_cache: bool,
 }
 
 /// What follows a step of a [`Run`].
@@ -61,6 +117,8 @@ impl Run {
             op,
             done: 0,
             retries: 0,
+            may_go_past: true,
+            past_cache: false,
         };
         run.judge()
     }
@@ -93,6 +151,10 @@ impl Run {
             }
             Err(libc::EINTR | libc::EAGAIN) if self.retries < DISK_RETRIES_MAX => {
                 self.retries += 1;
+                Step::Again(self)
+            }
+            Err(libc::EINVAL | libc::EOPNOTSUPP) if self.past_cache => {
+                self.may_go_past = false;
                 Step::Again(self)
             }
             Err(errno) => Step::Done(self.end(Err(disk_error(errno)))),
@@ -202,6 +264,17 @@ mod tests {
         );
         let errno = Err(DiskError::Errno(libc::EBADF));
         assert_eq!(end(DiskKind::Read, Err(libc::EBADF)), errno);
+    }
+
+    #[test]
+    fn a_read_past_the_cache_that_is_refused_goes_through_it() {
+        let mut run = again(Run::start(op(DiskKind::Read, 10)));
+        run.past_cache = true;
+        let mut run = again(run.advance(Err(libc::EINVAL)));
+        assert!(!run.may_go_past);
+        run.past_cache = false;
+        let errno = Err(DiskError::Errno(libc::EINVAL));
+        assert_eq!(done(run.advance(Err(libc::EINVAL))), errno);
     }
 
     #[test]

@@ -144,12 +144,13 @@ impl Uring {
             self.ring.send(self.channels.fd(channel), burst)?;
         }
         while self.disk_in_flight < DISK_IN_FLIGHT_MAX {
-            let Some(run) = self.waiting.pop_front() else {
+            let Some(mut run) = self.waiting.pop_front() else {
                 break;
             };
             let place = &self.files[usize::from(run.op.file.0)];
             self.disk_in_flight += 1;
-            self.ring.disk(place.file.as_fd(), run)?;
+            let fd = place.route(&mut run);
+            self.ring.disk(fd, run)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 mod buffers;
 mod flights;
 mod registered;
+mod residence;
 mod shelf;
 mod streams;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use self::buffers::ReceiveBuffers;
 pub(super) use self::buffers::{Buffer, Message};
 use self::flights::{Flight, Flights};
 use self::registered::{COPIED, Registered, send_entry};
+pub(super) use self::residence::cached_pages;
 use self::streams::StreamBuffers;
 pub(super) use self::streams::{Listening, SentGather, StreamBuffer, StreamDone};
 use super::disk::Run;

@@ -1,7 +1,10 @@
 use std::io::Write;
+use std::os::fd::AsFd as _;
 
 use super::*;
 use crate::base::{Block, Blocks};
+use crate::engine::disk::Place;
+use crate::engine::ring::cached_pages;
 use crate::machine::{DiskError, DiskKind, FileId};
 
 pub(super) fn operation(tag: u64, kind: DiskKind, offset: u64, len: usize, block: Block) -> DiskOp {
@@ -137,4 +140,52 @@ fn all_blocks_come_back_when_a_run_ends_in_the_middle() {
         drop((stage, puppet));
         assert_eq!(arena.free_count(), 100);
     }
+}
+
+#[test]
+fn what_is_not_in_the_page_cache_is_read_past_it_and_the_rest_through_it() {
+    const SIZE: usize = 256 * 1024;
+    const TAIL: usize = 777;
+    let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let bytes = pattern(4 * SIZE + TAIL);
+    file.write_all(&bytes).unwrap();
+    file.sync_all().unwrap();
+    let cached = |at: usize, len: usize| cached_pages(file.as_fd(), at as u64, len as u64);
+    let evict = || rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    evict();
+    // File systems that keep all in memory, and kernels that do not tell, have only one way.
+    let tells = cached(0, 4 * SIZE).is_ok_and(|pages| pages == 0);
+    let goes_past = tells && Place::new(file.try_clone().unwrap()).is_direct();
+    evict();
+    let mut arena = Arena::new(SIZE, 8).unwrap();
+    let mut stage = stage(
+        Ways::BEST,
+        vec![],
+        vec![file.try_clone().unwrap()],
+        Some(&arena),
+    );
+    let mut read = |tag: u64, at: usize, len: usize| {
+        let mut block = arena.take().unwrap();
+        block.fill(255);
+        operation(tag, DiskKind::Read, at as u64, len, block)
+    };
+    let operations = vec![
+        read(0, 0, SIZE),
+        read(1, SIZE, SIZE),
+        read(2, 2 * SIZE, SIZE),
+        // Behind the rest, so that what is read ahead of it is not looked at.
+        read(3, 4 * SIZE, TAIL),
+        read(4, 4 * SIZE - 5, 4),
+    ];
+    for (done, at) in moved(&mut stage, operations).iter().zip(0..) {
+        assert_eq!(done.result, Ok(()));
+        let (start, len) = match at {
+            3 => (4 * SIZE, TAIL),
+            4 => (4 * SIZE - 5, 4),
+            _ => (at * SIZE, SIZE),
+        };
+        assert!(done.block[..len] == bytes[start..start + len], "{at}");
+    }
+    let goes_past = goes_past && stage.driver.backend() == "ring";
+    assert_eq!(cached(0, SIZE).is_ok_and(|pages| pages == 0), goes_past);
 }
