@@ -7,14 +7,14 @@ use flashover::base::Time;
 use flashover::machine::{Channel, Datagrams, Input, Machine};
 use flashover::swarm::lsd::{self, Discovery, Search};
 use flashover::swarm::tracker::udp::{Exchange, Front, Request, Response};
-use flashover::swarm::tracker::{Announce, Event, Reply, Tracker, http, limits};
+use flashover::swarm::tracker::{Announce, Event, Pace, Reply, Tracker, http, limits};
 
 /// The torrent that the tracker and the machine know.
 const TORRENT: [u8; 20] = *b"aaaaaaaaaaaaaaaaaaaa";
 
 fn tracker() -> Tracker {
     let mut tracker = Tracker::new([1; 32]);
-    assert!(tracker.insert(&[TORRENT]));
+    assert!(tracker.insert(&[TORRENT], Pace::Stock));
     tracker
 }
 

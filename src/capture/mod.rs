@@ -19,7 +19,7 @@ mod writer;
 
 pub use error::{Error, Result};
 pub use publish::{Options, Published, Survey, publish, survey};
-pub use store::{Image, ImageKind, Lock, Store};
+pub use store::{BUNDLE_SUFFIX, Image, ImageKind, Lock, Store, TORRENT_SUFFIX};
 
 // What the signatures here use of the `tree` room, for `cli`, which may not reach beneath.
 pub use crate::tree::{Change, ScanOptions, show};

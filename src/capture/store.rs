@@ -26,6 +26,11 @@ use crate::base::Serial;
 use crate::image::{ImageName, Manifest, PublicKey, SigningKey, sign};
 use crate::swarm::Metainfo;
 
+/// What the name of a publication's bundle ends in.
+pub const BUNDLE_SUFFIX: &str = ".tar.zst";
+/// What the name of a publication's torrent ends in.
+pub const TORRENT_SUFFIX: &str = ".torrent";
+
 /// A store at a path.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -404,8 +409,6 @@ fn parse_serial(text: &str) -> Option<Serial> {
 }
 
 const DISK_SUFFIX: &str = ".img";
-const BUNDLE_SUFFIX: &str = ".tar.zst";
-const TORRENT_SUFFIX: &str = ".torrent";
 const MANIFEST_SUFFIX: &str = ".manifest";
 const TEMPORARY_FILE: &str = ".publishing";
 const SECRET_FILE: &str = "head.key";

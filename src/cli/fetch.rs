@@ -46,6 +46,12 @@ pub(super) struct SwarmArgs {
     /// A peer to connect to; may be given again
     #[arg(long = "peer", value_name = "ADDRESS:PORT")]
     peers: Vec<SocketAddr>,
+    /// A tracker besides those of the torrent, http or udp; may be given again
+    #[arg(long = "tracker", value_name = "URL")]
+    trackers: Vec<String>,
+    /// Ask no tracker
+    #[arg(long, conflicts_with = "trackers")]
+    no_trackers: bool,
     /// Send no more than this per second, as 100mbit or 10mb
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     up_max: Option<u64>,
@@ -62,6 +68,8 @@ impl SwarmArgs {
         Options {
             listen: self.listen,
             peers: self.peers.clone(),
+            trackers: !self.no_trackers,
+            more_trackers: self.trackers.clone(),
             up_max: self.up_max,
             down_max: self.down_max,
             ways: self.engine,

@@ -12,6 +12,18 @@ use crate::deploy::head::{self, Ended, Ready, Serve};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Serve stock BitTorrent clients too, by a tracker (HTTP and UDP), torrents and web seeds on
+    /// this port [default: 6969]: EVERYBODY who reaches it can read ALL published images,
+    /// unencrypted
+    #[arg(
+        long,
+        value_name = "PORT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "6969",
+        help_heading = "Network"
+    )]
+    open_swarm: Option<u16>,
     #[command(flatten)]
     send: SendArgs,
     #[command(flatten)]
@@ -24,6 +36,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result {
     let config = Serve {
         store: global.store.clone(),
         listen: args.send.listen(),
+        open_swarm: args.open_swarm,
         net: args.send.to_options(&args.net),
         events: args.output.events(global),
     };
@@ -56,5 +69,13 @@ fn text(ready: &Ready) -> String {
         "\nOn a node:\n  flashover receive {name} --into DIR --token {token}"
     )
     .expect("a string takes all that is written to it");
+    if let Some(open) = ready.open_swarm {
+        text.push_str("\nFor stock BitTorrent clients, readable by EVERYBODY:");
+        for image in &ready.images {
+            let name = format!("{}-{}", image.name, image.serial);
+            write!(text, "\n  http://{open}/{name}.torrent")
+                .expect("a string takes all that is written to it");
+        }
+    }
     text
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,12 +14,24 @@ use super::hub::Published;
 use crate::base::Serial;
 use crate::base::event::Events;
 use crate::base::id::ImageName;
-use crate::capture::Store;
+use crate::capture::{self, BUNDLE_SUFFIX, Store, TORRENT_SUFFIX};
+use crate::swarm::Metainfo;
 
 /// How often a head looks for new publications.
 pub(crate) const RESCAN_PERIOD: Duration = Duration::from_secs(1);
 
 type Key = (ImageName, Serial);
+
+/// A file of a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// `NAME-SERIAL.tar.zst`
+    Bundle,
+    /// `NAME-SERIAL.torrent`
+    Torrent,
+    /// `NAME-SERIAL.v1.torrent`, which is in no store
+    TorrentV1,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -62,7 +75,7 @@ impl Catalog {
             has_changed |= self.table().remove(gone).is_some();
         }
         for new in published.difference(&before) {
-            match open(store, new) {
+            match open(store, new, events) {
                 Ok(opened) => {
                     self.insert(Arc::new(opened));
                     has_changed = true;
@@ -112,6 +125,28 @@ impl Catalog {
         found.map(|(_, found)| Arc::clone(found))
     }
 
+    /// The bundle that a file is of, by the file's name as it is in the store.
+    pub(crate) fn find_file(&self, file: &str) -> Option<(Arc<Published>, FileKind)> {
+        let (stem, kind) = match file.strip_suffix(TORRENT_SUFFIX) {
+            Some(stem) => match stem.strip_suffix(".v1") {
+                Some(stem) => (stem, FileKind::TorrentV1),
+                None => (stem, FileKind::Torrent),
+            },
+            None => (file.strip_suffix(BUNDLE_SUFFIX)?, FileKind::Bundle),
+        };
+        let (name, serial) = stem.rsplit_once('-')?;
+        let number = serial.parse().ok().map(Serial)?;
+        // One file has one name: no `+1`, no `007`.
+        let is_plain = number.to_string() == serial;
+        let found = self.find(name, Some(number)).filter(|_| is_plain)?;
+        Some((found, kind))
+    }
+
+    /// All bundles.
+    pub(crate) fn all(&self) -> Vec<Arc<Published>> {
+        self.table().values().cloned().collect()
+    }
+
     fn table(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Published>>> {
         self.table
             .lock()
@@ -119,7 +154,7 @@ impl Catalog {
     }
 }
 
-fn open(store: &Store, (name, serial): &Key) -> Result<Published> {
+fn open(store: &Store, (name, serial): &Key, events: &Events) -> Result<Published> {
     let (manifest, sealed) = store
         .load_manifest(name, *serial)
         .or_kind(Kind::Integrity)?;
@@ -131,10 +166,36 @@ fn open(store: &Store, (name, serial): &Key) -> Result<Published> {
         let text = format!("{} does not have the size that was signed", path.display());
         return Err(super::Error::text(Kind::Integrity, text));
     }
+    let torrent = match store.load_torrent(name, *serial) {
+        Ok(torrent) if is_of(&torrent, size, &path) => Some(Arc::new(torrent)),
+        Ok(_) => {
+            events.warn(format!("The torrent of {name}@{serial} is of another file"));
+            None
+        }
+        Err(capture::Error::NoTorrent(..)) => None,
+        Err(error) => {
+            events.warn(format!(
+                "The torrent of {name}@{serial} is not used: {error}"
+            ));
+            None
+        }
+    };
     Ok(Published {
         manifest: Arc::new(manifest),
         sealed: sealed.into(),
         bundle: Arc::new(bundle),
+        torrent_v1: torrent
+            .as_ref()
+            .and_then(|torrent| torrent.v1_alone())
+            .map(Arc::new),
+        torrent,
         is_hashed: false,
     })
+}
+
+/// Whether a torrent is of one file with this size and name.
+fn is_of(torrent: &Metainfo, size: u64, path: &Path) -> bool {
+    let info = torrent.info();
+    let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes);
+    !info.is_multi() && info.layout().content_len() == size && Some(info.name()) == name
 }

@@ -19,6 +19,7 @@ use super::hub::{Gate, Hub, Published};
 use super::identity::Identity;
 use super::interrupt::{Interrupt, Stop};
 use super::net::NetOptions;
+use super::open::OpenSwarm;
 use super::plain;
 use super::querier::Querier;
 use super::token::{Record, Secret, Token, Tokens};
@@ -46,6 +47,8 @@ pub struct Serve {
     pub store: PathBuf,
     /// Where the control channel listens.
     pub listen: SocketAddr,
+    /// The port of the open swarm, readable by everybody; `None` has none.
+    pub open_swarm: Option<u16>,
     /// How the network is used.
     pub net: NetOptions,
     /// Where events go.
@@ -83,6 +86,9 @@ pub struct Ready {
     /// The token to hand to nodes, if it was made just now.
     #[serde(serialize_with = "as_text")]
     pub token: Option<Token>,
+    /// Where its open swarm is, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_swarm: Option<SocketAddr>,
     /// Names and serials of what it has.
     pub images: Vec<super::control::ImageInfo>,
 }
@@ -138,7 +144,7 @@ impl Head {
             report_port: listen.port(),
         };
         let casts = Casts::new(config, Arc::clone(&counters), events.clone());
-        let hub = Arc::new(Hub::new(catalog, gate, casts, counters, events.clone()));
+        let hub = Arc::new(Hub::new(catalog, gate, casts, counters, events.clone())?);
         let server = Server::start(listen, identity.seed(), Arc::clone(&hub))?;
         let port = server.local().port();
         let announcing = Announcing::start(&interface, net, port)
@@ -173,6 +179,7 @@ impl Head {
             v: 1,
             head: self.address,
             token,
+            open_swarm: None,
             images: self.hub.images(),
         }
     }
@@ -202,7 +209,15 @@ pub fn serve(config: &Serve, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) 
         &config.net,
         &config.events,
     )?;
-    ready(&head.ready(token));
+    let open_swarm = config
+        .open_swarm
+        .map(|port| open_swarm(&head, config, port));
+    let open_swarm = open_swarm.transpose()?;
+    let at = |open: &OpenSwarm| SocketAddr::new(head.address.ip(), open.local().port());
+    ready(&Ready {
+        open_swarm: open_swarm.as_ref().map(at),
+        ..head.ready(token)
+    });
     loop {
         if let Some(stop) = interrupt.wait(super::catalog::RESCAN_PERIOD) {
             return Ok(Ended::Stopped(stop));
@@ -211,6 +226,19 @@ pub fn serve(config: &Serve, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) 
             head.announce();
         }
     }
+}
+
+/// Opens the bundles to stock clients, and says so.
+fn open_swarm(head: &Head, config: &Serve, port: u16) -> Result<OpenSwarm> {
+    let listen = SocketAddr::new(config.listen.ip(), port);
+    let open = OpenSwarm::start(listen, Arc::clone(&head.hub))?;
+    head.hub.serve_stock();
+    let port = open.local().port();
+    config.events.warn(format!(
+        "--open-swarm: EVERYBODY who reaches port {port} can read ALL PUBLISHED IMAGES, \
+         and they cross the network in the clear"
+    ));
+    Ok(open)
 }
 
 /// Makes a token for nodes of the head with a store's key.
@@ -242,6 +270,8 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         manifest: Arc::new(manifest),
         sealed: sealed.into(),
         bundle: Arc::new(file),
+        torrent: None,
+        torrent_v1: None,
         is_hashed: true,
     }));
     let token = Token {

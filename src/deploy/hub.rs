@@ -6,14 +6,17 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::casts::{CastStatus, Casts};
-use super::catalog::Catalog;
-use super::control::{ImageInfo, JoinReply, JoinRequest, ProbeRequest, Report};
+use super::catalog::{Catalog, FileKind};
+use super::control::{
+    ImageInfo, JoinReply, JoinRequest, PeersReply, PeersRequest, ProbeRequest, Report, Swarming,
+};
 use super::error::{Error, Kind, Result};
+use super::peers::Peers;
 use super::token::{Secret, Tokens};
 use crate::base::Serial;
 use crate::base::counter::Counters;
@@ -21,9 +24,13 @@ use crate::base::event::{Event, Events, Phase};
 use crate::image::Manifest;
 use crate::monitor;
 use crate::multicast::PieceHashes;
+use crate::swarm::Metainfo;
+use crate::swarm::tracker::{Announce, Event as Heard, Refused};
 
 /// The most nodes that are remembered; the one silent the longest makes room.
 const NODES_MAX: usize = 20_000;
+/// How long the swarm stays together for a node that lacks bytes and says nothing more.
+const AWAITED_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One bundle, open for as long as it is in the table.
 #[derive(Debug)]
@@ -34,6 +41,10 @@ pub(crate) struct Published {
     pub(crate) sealed: bytes::Bytes,
     /// The bundle, open for reading.
     pub(crate) bundle: Arc<File>,
+    /// Its torrent; one of a version before torrents has none, and neither has a plain file.
+    pub(crate) torrent: Option<Arc<Metainfo>>,
+    /// The v1 part of its torrent, for clients that cannot read hybrids.
+    pub(crate) torrent_v1: Option<Arc<Metainfo>>,
     /// Whether this process has hashed the bundle itself, a moment ago: it is not hashed again.
     pub(crate) is_hashed: bool,
 }
@@ -71,6 +82,7 @@ pub(crate) struct Hub {
     catalog: Catalog,
     gate: Gate,
     casts: Casts,
+    peers: Peers,
     nodes: Mutex<BTreeMap<String, Node>>,
     counters: Arc<Counters>,
     events: Events,
@@ -102,17 +114,41 @@ impl Hub {
         casts: Casts,
         counters: Arc<Counters>,
         events: Events,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        let hub = Self {
             catalog,
             gate,
             casts,
+            peers: Peers::new()?,
             nodes: Mutex::default(),
             counters,
             events,
             started: Instant::now(),
             http_bytes: AtomicU64::new(0),
             http_ranges: AtomicU64::new(0),
+        };
+        hub.follow();
+        Ok(hub)
+    }
+
+    /// Who has which bundle.
+    pub(crate) const fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// From now on stock BitTorrent clients are told of each other.
+    pub(crate) fn serve_stock(&self) {
+        self.peers.serve_stock();
+        self.follow();
+    }
+
+    /// Tracks the bundles of the table.
+    fn follow(&self) {
+        for left_out in self.peers.follow(&self.catalog.all()) {
+            let Manifest { name, serial, .. } = &*left_out.manifest;
+            self.events.warn(format!(
+                "Peers of {name}@{serial} are not told of each other: there are too many bundles"
+            ));
         }
     }
 
@@ -137,12 +173,21 @@ impl Hub {
         self.catalog.find(name, serial.map(Serial))
     }
 
+    /// A bundle by the name of its file or torrent.
+    pub(crate) fn find_file(&self, file: &str) -> Option<(Arc<Published>, FileKind)> {
+        self.catalog.find_file(file)
+    }
+
     /// Looks for new publications; tells whether the table has changed.
     pub(crate) fn rescan(&self) -> bool {
-        self.catalog.rescan(&self.events).unwrap_or_else(|error| {
+        let has_changed = self.catalog.rescan(&self.events).unwrap_or_else(|error| {
             tracing::warn!(%error, "The store cannot be listed");
             false
-        })
+        });
+        if has_changed {
+            self.follow();
+        }
+        has_changed
     }
 
     /// Lets a node join the multicast of a bundle, which starts if it does not run.
@@ -159,6 +204,64 @@ impl Hub {
         Ok(JoinReply {
             session: session.map(|bytes| super::hex(&bytes)),
         })
+    }
+
+    /// Takes what a node says of itself in the swarm of a bundle, and tells it of others.
+    ///
+    /// # Errors
+    /// If it has no port, or there is no room.
+    pub(crate) fn swarm(
+        &self,
+        published: &Published,
+        from: IpAddr,
+        request: &PeersRequest,
+    ) -> Result<PeersReply, Refused> {
+        let geometry = published.manifest.geometry;
+        let lacks = u64::from(geometry.piece_count().saturating_sub(request.pieces_done));
+        let (left, event) = match request.state {
+            // Who says that it lacks something does, whatever it counts.
+            Swarming::Leeching => (lacks.max(1) * geometry.piece_size() as u64, Heard::None),
+            Swarming::Complete => (0, Heard::None),
+            Swarming::Leaving => (0, Heard::Stopped),
+        };
+        let mut peer_id = [0; 20];
+        blake3::Hasher::new()
+            .update(request.node.as_bytes())
+            .finalize_xof()
+            .fill(&mut peer_id);
+        let announce = Announce {
+            info_hash: [0; 20],
+            peer_id,
+            port: request.port,
+            uploaded: 0,
+            downloaded: 0,
+            left,
+            event,
+            peers_wanted: None,
+            key: 0,
+        };
+        let announced = self.peers.announce_own(published, from, &announce)?;
+        let peers = announced.peers.into_iter().map(|(peer, _)| peer);
+        Ok(PeersReply {
+            peers: peers.collect(),
+            all_complete: announced.counts.incomplete == 0 && !self.is_awaited(published),
+            interval_s: announced.interval.as_secs(),
+            secret: super::hex(&self.peers.secret(published)),
+        })
+    }
+
+    /// Whether a node has said lately that it lacks bytes of a bundle: it may come to the swarm for
+    /// them.
+    fn is_awaited(&self, published: &Published) -> bool {
+        let manifest = &published.manifest;
+        let lacks = |node: &Node| {
+            let report = &node.report;
+            report.image == manifest.name.as_str()
+                && report.serial == manifest.serial.0
+                && report.bytes_done < report.bytes_total
+                && node.heard.elapsed() < AWAITED_PATIENCE
+        };
+        self.nodes().values().any(lacks)
     }
 
     /// Sends a node the large datagrams that it asks for; gives their MTU, 0 for none.
@@ -234,6 +337,18 @@ impl Hub {
             })
             .collect();
         let casts: Vec<CastStatus> = self.casts.status();
+        let swarm = |published: &Arc<Published>| {
+            let [nodes, stock] = self.peers.counts(published);
+            serde_json::json!({
+                "image": published.manifest.name.as_str(),
+                "serial": published.manifest.serial.0,
+                "nodes_complete": nodes.complete,
+                "nodes_incomplete": nodes.incomplete,
+                "stock_complete": stock.complete,
+                "stock_incomplete": stock.incomplete,
+            })
+        };
+        let swarms: Vec<_> = self.catalog.all().iter().map(swarm).collect();
         let counters: BTreeMap<&str, u64> = self.counters.iter().collect();
         serde_json::json!({
             "v": 1,
@@ -242,6 +357,7 @@ impl Hub {
             "images": self.images(),
             "sessions": casts,
             "nodes": nodes,
+            "swarms": swarms,
             "http": {
                 "ranges": self.http_ranges.load(Ordering::Relaxed),
                 "bytes": self.http_bytes.load(Ordering::Relaxed),
@@ -283,6 +399,12 @@ impl Hub {
                 "Nodes that are done",
                 "gauge",
                 self.nodes_done(),
+            ),
+            sample(
+                "tracker_requests_total",
+                "Announcements and scrapes of peers",
+                "counter",
+                usize::try_from(self.peers.requests()).unwrap_or(usize::MAX),
             ),
             sample("sessions", "Multicasts that run", "gauge", sessions),
         ];

@@ -7,5 +7,6 @@ mod lcrq;
 mod swarm;
 mod tar;
 mod torrent;
+mod tracker;
 mod tshark;
 mod udpcast;

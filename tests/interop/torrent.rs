@@ -108,7 +108,7 @@ fn libtorrent(dir: &Path) -> BTreeMap<String, Verdict> {
 }
 
 /// The Python that `tools/test` gave libtorrent, or else the system's.
-fn python() -> PathBuf {
+pub(super) fn python() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let own = target

@@ -1,8 +1,9 @@
 //! Head and nodes over real kernel sockets, in network namespaces. Serial.
 
 mod attack;
+pub(crate) mod discovery;
 mod faults;
-mod fleet;
+pub(crate) mod fleet;
 pub(crate) mod lab;
 mod mtu;
 mod proof;

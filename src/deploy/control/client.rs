@@ -17,7 +17,10 @@ use tokio_rustls::TlsConnector;
 
 #[cfg(test)]
 use super::ImageInfo;
-use super::{JoinReply, JoinRequest, ProbeReply, ProbeRequest, REPLY_BYTES_MAX, Report, tls};
+use super::{
+    JoinReply, JoinRequest, PeersReply, PeersRequest, ProbeReply, ProbeRequest, REPLY_BYTES_MAX,
+    Report, tls,
+};
 use crate::base::Serial;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::runtime::Runtime;
@@ -165,6 +168,22 @@ impl Client {
         request: &JoinRequest,
     ) -> Result<JoinReply, Refusal> {
         let path = format!("/v1/images/{name}/{serial}/join");
+        let reply = self.post(&path, request)?;
+        self.read(&reply)
+    }
+
+    /// Tells the head how this node does in the swarm of a publication; gives its neighbours.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "no job of a node swarms yet"))]
+    pub(crate) fn peers(
+        &mut self,
+        name: &str,
+        serial: Serial,
+        request: &PeersRequest,
+    ) -> Result<PeersReply, Refusal> {
+        let path = format!("/v1/images/{name}/{serial}/peers");
         let reply = self.post(&path, request)?;
         self.read(&reply)
     }

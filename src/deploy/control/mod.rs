@@ -7,6 +7,7 @@
 //! | `GET /v1/images/NAME/SERIAL/manifest` | the sealed manifest; SERIAL may be `latest` |
 //! | `POST /v1/probe` | sends the large datagrams that a [`ProbeRequest`] asks for |
 //! | `POST /v1/images/NAME/SERIAL/join` | [`JoinReply`]; starts the multicast if none runs |
+//! | `POST /v1/images/NAME/SERIAL/peers` | [`PeersReply`]; takes a [`PeersRequest`] |
 //! | `GET /v1/images/NAME/SERIAL/bundle` | the bundle, whole or one `Range` |
 //! | `POST /v1/report` | takes a [`Report`] of a node |
 //! | `GET /v1/status` | what the head does and knows, JSON |
@@ -18,6 +19,8 @@ mod client;
 pub mod range;
 mod server;
 mod tls;
+
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +92,45 @@ pub(crate) struct ProbeReply {
 pub(crate) struct JoinReply {
     /// The encoded multicast session with its secret, hex; `None` when the head does not multicast.
     pub(crate) session: Option<String>,
+}
+
+/// What a node of a swarm says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeersRequest {
+    /// The node's id, 32 hex digits.
+    pub(crate) node: String,
+    /// Where it listens for peers, at the address that this request comes from; not 0.
+    pub(crate) port: u16,
+    /// Pieces that it has, verified.
+    pub(crate) pieces_done: u32,
+    /// What it does.
+    pub(crate) state: Swarming,
+}
+
+/// What a node does in a swarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Swarming {
+    /// It lacks pieces.
+    Leeching,
+    /// It has all and seeds on.
+    Complete,
+    /// It ends; nobody need know of it any more.
+    Leaving,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeersReply {
+    /// Its neighbours, few: who connects to whom is the head's plan.
+    pub(crate) peers: Vec<SocketAddr>,
+    /// Whether every node that the head knows of has everything: nobody need seed on.
+    pub(crate) all_complete: bool,
+    /// When the head wants to hear from it again, in seconds.
+    pub(crate) interval_s: u64,
+    /// What peers of this swarm prove to each other that they are of it, 64 hex digits. It changes
+    /// when the head is started anew.
+    pub(crate) secret: String,
 }
 
 /// What a node tells the head now and then.

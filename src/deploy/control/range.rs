@@ -7,9 +7,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::deploy::runtime;
 
@@ -52,6 +54,57 @@ pub fn parse(header: Option<&str>, size: u64) -> Asked {
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok())?
+}
+
+/// An open file and its size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open<'a> {
+    pub(crate) file: &'a Arc<File>,
+    pub(crate) size: u64,
+}
+
+/// Answers a request for a file or a part of it, as soon as one of `ranges` is free; tells also how
+/// many bytes the answer has.
+pub(crate) async fn answer(
+    open: Open<'_>,
+    headers: &HeaderMap,
+    ranges: &Arc<Semaphore>,
+) -> (Response, u64) {
+    let size = open.size;
+    let asked = headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok());
+    let (status, part) = match parse(asked, size) {
+        Asked::Whole => (StatusCode::OK, 0..size),
+        Asked::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+        Asked::Unsatisfiable => {
+            let size = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+            return ((StatusCode::RANGE_NOT_SATISFIABLE, size).into_response(), 0);
+        }
+    };
+    let Ok(permit) = Arc::clone(ranges).acquire_owned().await else {
+        let ending = (StatusCode::SERVICE_UNAVAILABLE, "The head is ending");
+        return (ending.into_response(), 0);
+    };
+    let len = part.end - part.start;
+    let mut response = (
+        status,
+        [
+            (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (header::ACCEPT_RANGES, "bytes".to_owned()),
+            (header::CONTENT_LENGTH, len.to_string()),
+        ],
+    )
+        .into_response();
+    if status == StatusCode::PARTIAL_CONTENT {
+        let text = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+        if let Ok(value) = text.parse() {
+            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        }
+    }
+    let body = RangeBody::new(Arc::clone(open.file), part, permit);
+    *response.body_mut() = axum::body::Body::new(body);
+    (response, len)
 }
 
 /// A part of a file as an HTTP body; two chunks are in memory at a time.

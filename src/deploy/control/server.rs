@@ -4,9 +4,8 @@
 //! address, handshakes and headers have deadlines, bodies a size, and a peer that stops reading is
 //! cut off by the kernel (`TCP_USER_TIMEOUT`).
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Json, Path, Request, State};
@@ -20,18 +19,15 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::range::{self, Asked, RangeBody};
-use super::{JoinRequest, ProbeReply, ProbeRequest, REQUEST_BYTES_MAX, Report, tls};
+use super::range;
+use super::{JoinRequest, PeersRequest, ProbeReply, ProbeRequest, REQUEST_BYTES_MAX, Report, tls};
+use crate::deploy::accept;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::hub::{Hub, Published};
-use crate::deploy::path::MTU_EVERYWHERE;
 use crate::deploy::runtime::{BLOCKING_MAX, Runtime};
 use crate::deploy::token::Secret;
+use crate::swarm::tracker::Refused;
 
-/// Connections at a time, in all.
-const CONNECTIONS_MAX: usize = 1024;
-/// Connections at a time from one address.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 32;
 /// Byte ranges being sent at a time.
 const RANGES_MAX: usize = 64;
 /// How long a handshake may take.
@@ -40,13 +36,6 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a request may wait until its answer starts.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
-/// How long sent bytes may stay unacknowledged.
-const UNREAD_DEADLINE: Duration = Duration::from_secs(30);
-/// The longest TCP segment: one of large frames may never arrive where a switch on the way does not
-/// take them, and nobody would hear of it.
-const SEGMENT_BYTES_MAX: u32 = MTU_EVERYWHERE - 40;
-/// How long the loop rests after `accept` failed, as when no descriptor is left.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// The running server; dropping it ends it.
 #[derive(Debug)]
@@ -62,17 +51,20 @@ impl Server {
     /// # Errors
     /// If the address cannot be had, or the thread not be started.
     pub(crate) fn start(listen: SocketAddr, seed: &[u8; 32], hub: Arc<Hub>) -> Result<Self> {
-        let listener = TcpListener::bind(listen)
-            .and_then(|listener| {
-                socket2::SockRef::from(&listener).set_tcp_mss(SEGMENT_BYTES_MAX)?;
-                listener.set_nonblocking(true).map(|()| listener)
-            })
-            .or_kind_with(Kind::Network, || format!("Cannot listen on {listen}"))?;
+        let listener = accept::listen(listen)?;
         let local = listener.local_addr().or_kind(Kind::Network)?;
         let tls = tls::server_config(seed).or_kind(Kind::Internal)?;
         let (tls, router) = (TlsAcceptor::from(tls), router(hub));
         let runtime = Runtime::start("control")?;
-        runtime.spawn(move || accept_loop(listener, tls, router))?;
+        runtime.spawn(move || {
+            accept::accept_loop(listener, move |stream, peer| {
+                serve(
+                    stream,
+                    tls.clone(),
+                    router.clone().layer(Extension(peer.ip())),
+                )
+            })
+        })?;
         Ok(Self {
             local,
             _runtime: runtime,
@@ -85,46 +77,11 @@ impl Server {
     }
 }
 
-async fn accept_loop(listener: TcpListener, tls: TlsAcceptor, router: Router) {
-    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
-        tracing::error!("The control socket cannot be polled");
-        return;
-    };
-    let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let guests = Arc::new(Guests::default());
-    loop {
-        let Ok(permit) = Arc::clone(&all).acquire_owned().await else {
-            return;
-        };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "A connection could not be accepted");
-                tokio::time::sleep(ACCEPT_REST).await;
-                continue;
-            }
-        };
-        let Some(guest) = Guests::enter(&guests, peer.ip()) else {
-            tracing::warn!(%peer, "Too many connections from one address");
-            continue;
-        };
-        let (tls, router) = (tls.clone(), router.clone().layer(Extension(peer.ip())));
-        tokio::task::spawn_local(async move {
-            if let Err(error) = serve(stream, tls, router).await {
-                tracing::debug!(%peer, %error, "A control connection ended early");
-            }
-            drop((permit, guest));
-        });
-    }
-}
-
 async fn serve(
     stream: tokio::net::TcpStream,
     tls: TlsAcceptor,
     router: Router,
 ) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_DEADLINE))?;
     let stream = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await??;
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -133,47 +90,6 @@ async fn serve(
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await?;
     Ok(())
-}
-
-/// How many connections each address has.
-#[derive(Debug, Default)]
-struct Guests(Mutex<BTreeMap<IpAddr, usize>>);
-
-/// One connection of an address; counts until it is dropped.
-struct Guest {
-    guests: Arc<Guests>,
-    address: IpAddr,
-}
-
-impl Guests {
-    fn enter(guests: &Arc<Self>, address: IpAddr) -> Option<Guest> {
-        let mut table = guests.0.lock().unwrap_or_else(|broken| broken.into_inner());
-        let count = table.entry(address).or_default();
-        if *count >= CONNECTIONS_PER_ADDRESS_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Guest {
-            guests: Arc::clone(guests),
-            address,
-        })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let mut table = self
-            .guests
-            .0
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner());
-        if let Some(count) = table.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                table.remove(&self.address);
-            }
-        }
-    }
 }
 
 #[derive(Clone)]
@@ -193,6 +109,7 @@ fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/images", get(images))
         .route("/v1/images/{name}/{serial}/manifest", get(manifest))
         .route("/v1/images/{name}/{serial}/join", post(join))
+        .route("/v1/images/{name}/{serial}/peers", post(peers))
         .route("/v1/images/{name}/{serial}/bundle", get(bundle))
         .route("/v1/probe", post(probe))
         .route("/v1/report", post(report))
@@ -205,7 +122,7 @@ fn router(hub: Arc<Hub>) -> Router {
 }
 
 /// A refusal: status and one sentence.
-type Refused = (StatusCode, &'static str);
+type Refusal = (StatusCode, &'static str);
 
 async fn answer_in_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(ANSWER_DEADLINE, next.run(request)).await {
@@ -235,7 +152,7 @@ async fn images(State(shop): State<Shop>) -> Response {
     Json(shop.hub.images()).into_response()
 }
 
-fn find(shop: &Shop, name: &str, serial: &str) -> Result<Arc<Published>, Refused> {
+fn find(shop: &Shop, name: &str, serial: &str) -> Result<Arc<Published>, Refusal> {
     let serial = match serial {
         "latest" => None,
         number => Some(
@@ -252,7 +169,7 @@ fn find(shop: &Shop, name: &str, serial: &str) -> Result<Arc<Published>, Refused
 async fn manifest(
     State(shop): State<Shop>,
     Path((name, serial)): Path<(String, String)>,
-) -> Result<Response, Refused> {
+) -> Result<Response, Refusal> {
     let published = find(&shop, &name, &serial)?;
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((kind, published.sealed.clone()).into_response())
@@ -279,6 +196,25 @@ async fn join(
     }
 }
 
+async fn peers(
+    State(shop): State<Shop>,
+    Path((name, serial)): Path<(String, String)>,
+    Extension(node): Extension<IpAddr>,
+    Json(request): Json<PeersRequest>,
+) -> Result<Response, Response> {
+    let published = find(&shop, &name, &serial).map_err(IntoResponse::into_response)?;
+    match shop.hub.swarm(&published, node, &request) {
+        Ok(reply) => Ok(Json(reply).into_response()),
+        Err(refused) => {
+            let status = match refused {
+                Refused::NoPort => StatusCode::BAD_REQUEST,
+                Refused::UnknownTorrent | Refused::Full => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            Err((status, refused.to_string()).into_response())
+        }
+    }
+}
+
 fn failed(error: &Error) -> Response {
     tracing::warn!(%error, "A request failed");
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
@@ -288,40 +224,14 @@ async fn bundle(
     State(shop): State<Shop>,
     Path((name, serial)): Path<(String, String)>,
     headers: HeaderMap,
-) -> Result<Response, Refused> {
+) -> Result<Response, Refusal> {
     let published = find(&shop, &name, &serial)?;
-    let size = published.manifest.geometry.bundle_size();
-    let asked = headers
-        .get(header::RANGE)
-        .and_then(|value| value.to_str().ok());
-    let (status, part) = match range::parse(asked, size) {
-        Asked::Whole => (StatusCode::OK, 0..size),
-        Asked::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
-        Asked::Unsatisfiable => {
-            let size = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
-            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, size).into_response());
-        }
+    let file = range::Open {
+        file: &published.bundle,
+        size: published.manifest.geometry.bundle_size(),
     };
-    let permit = Arc::clone(&shop.ranges).acquire_owned().await;
-    let permit = permit.map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "The head is ending"))?;
-    let mut response = (
-        status,
-        [
-            (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-            (header::ACCEPT_RANGES, "bytes".to_owned()),
-            (header::CONTENT_LENGTH, (part.end - part.start).to_string()),
-        ],
-    )
-        .into_response();
-    if status == StatusCode::PARTIAL_CONTENT {
-        let text = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-        if let Ok(value) = text.parse() {
-            response.headers_mut().insert(header::CONTENT_RANGE, value);
-        }
-    }
-    shop.hub.served_range(part.end - part.start);
-    let body = RangeBody::new(Arc::clone(&published.bundle), part, permit);
-    *response.body_mut() = axum::body::Body::new(body);
+    let (response, bytes) = range::answer(file, &headers, &shop.ranges).await;
+    shop.hub.served_range(bytes);
     Ok(response)
 }
 
@@ -329,7 +239,7 @@ async fn probe(
     State(shop): State<Shop>,
     Extension(node): Extension<IpAddr>,
     Json(request): Json<ProbeRequest>,
-) -> Result<Response, Refused> {
+) -> Result<Response, Refusal> {
     let sent = shop.hub.probe(node, &request);
     let mtu = sent.map_err(|error| {
         tracing::debug!(%node, %error, "Large datagrams could not be sent");

@@ -32,7 +32,15 @@ struct Head {
 }
 
 fn head() -> Head {
-    let token = Token::rooted().unwrap();
+    start(Token::rooted().unwrap())
+}
+
+/// The same head, started anew.
+fn head_again(head: &Head) -> Head {
+    start(head.token)
+}
+
+fn start(token: Token) -> Head {
     let seed = token.head_seed().unwrap().unwrap();
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&sample(), 0).unwrap();
@@ -44,15 +52,14 @@ fn head() -> Head {
         manifest: Arc::new(manifest),
         sealed: sealed.into(),
         bundle: Arc::new(file),
+        torrent: None,
+        torrent_v1: None,
         is_hashed: true,
     }));
-    let hub = Arc::new(Hub::new(
-        catalog,
-        Gate::Only(token.secret),
-        Casts::none(),
-        Arc::new(Counters::default()),
-        Events::ignore(),
-    ));
+    let gate = Gate::Only(token.secret);
+    let counters = Arc::new(Counters::default());
+    let hub = Hub::new(catalog, gate, Casts::none(), counters, Events::ignore());
+    let hub = Arc::new(hub.unwrap());
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = Server::start(listen, &seed, Arc::clone(&hub)).unwrap();
     Head { server, token, hub }
@@ -100,6 +107,79 @@ fn a_node_gets_manifest_ranges_and_status_over_one_connection() {
     };
     let reply = client.join("thing", Serial(1), &join).unwrap();
     assert_eq!(reply.session, None);
+}
+
+fn swarming(node: u8, port: u16, state: Swarming) -> PeersRequest {
+    PeersRequest {
+        node: format!("{node:02x}").repeat(16),
+        port,
+        pieces_done: 0,
+        state,
+    }
+}
+
+#[test]
+fn nodes_of_a_swarm_find_each_other_and_hear_when_all_are_complete() {
+    let head = head();
+    let mut client = client(&head, &head.token);
+    let mut say = |node, port, state| {
+        let reply = client.peers("thing", Serial(1), &swarming(node, port, state));
+        let reply = reply.unwrap();
+        let ports: Vec<u16> = reply.peers.iter().map(SocketAddr::port).collect();
+        (ports, reply.all_complete)
+    };
+    assert_eq!(say(1, 1001, Swarming::Complete), (vec![], true));
+    assert_eq!(say(2, 1002, Swarming::Leeching), (vec![1001], false));
+    assert_eq!(say(1, 1001, Swarming::Complete), (vec![1002], false));
+    assert_eq!(say(2, 1002, Swarming::Complete), (vec![1001], true));
+    // Who tells of missing bytes by a report only is waited for too.
+    head.hub.take_report(report(Phase::Receiving, "n3"));
+    assert_eq!(say(1, 1001, Swarming::Complete), (vec![1002], false));
+    let mut done = report(Phase::Verifying, "n3");
+    done.bytes_done = done.bytes_total;
+    head.hub.take_report(done);
+    assert_eq!(say(1, 1001, Swarming::Leaving), (vec![], true));
+    assert_eq!(say(2, 1002, Swarming::Complete), (vec![], true));
+}
+
+#[test]
+fn the_secret_of_a_swarm_is_told_to_admitted_nodes_alone() {
+    let head = head();
+    let mut admitted = client(&head, &head.token);
+    let request = swarming(1, 1001, Swarming::Leeching);
+    let first = admitted.peers("thing", Serial(1), &request).unwrap();
+    let again = admitted.peers("thing", Serial(1), &request).unwrap();
+    assert_eq!((first.secret.len(), &first.secret), (64, &again.secret));
+    let token = Token {
+        secret: Secret::random().unwrap(),
+        ..head.token
+    };
+    let refused = client(&head, &token).peers("thing", Serial(1), &request);
+    assert!(matches!(refused, Err(Refusal::BadToken)), "{refused:?}");
+    let other = head_again(&head);
+    let secret = client(&other, &other.token).peers("thing", Serial(1), &request);
+    assert_ne!(secret.unwrap().secret, first.secret, "a new start");
+}
+
+#[test]
+fn a_swarm_takes_no_node_without_a_port_and_no_address_with_too_many() {
+    let head = head();
+    let mut client = client(&head, &head.token);
+    let mut say = |port| {
+        let request = swarming(1, port, Swarming::Leeching);
+        client.peers("thing", Serial(1), &request)
+    };
+    let most = u16::try_from(crate::swarm::tracker::limits::PEERS_PER_ADDRESS_MAX).unwrap();
+    for port in 1..=most {
+        assert!(say(port).unwrap().peers.len() <= 8);
+    }
+    for port in [0, most + 1] {
+        let refused = say(port);
+        assert!(matches!(refused, Err(Refusal::Busy(_))), "{refused:?}");
+    }
+    say(1).unwrap();
+    let unknown = client.peers("other", Serial(1), &swarming(1, 1, Swarming::Leeching));
+    assert!(matches!(unknown, Err(Refusal::NotFound(_))), "{unknown:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::sources::Sources;
 use super::{Options, Report, shown_name};
 use crate::base::counter::Counters;
 use crate::base::event::Event as Told;
@@ -23,6 +24,7 @@ use crate::machine::DiskError;
 use crate::swarm::Metainfo;
 use crate::swarm::cut::Cut;
 use crate::swarm::torrent::{Command, Config, Event, Stats, Torrent, Why};
+use crate::swarm::tracker::announcer::Identity;
 
 /// Memory for pieces, at most.
 const ARENA_BYTES: usize = 64 << 20;
@@ -50,6 +52,7 @@ pub(super) struct Client {
     mailbox: Mailbox<Command>,
     facts: Receiver<Fact>,
     thread: Option<JoinHandle<()>>,
+    sources: Sources,
     origin: Instant,
     complete_at: Option<Instant>,
     /// The machine has said that all is here.
@@ -78,9 +81,7 @@ impl Client {
         let listener = Listener::bind(options.listen).or_kind(Kind::Network)?;
         let listens_on = listener.local();
         let peer_id = super::new_peer_id()?;
-        let count = (ARENA_BYTES / cut.piece_bytes() as usize)
-            .min(cut.piece_count() as usize + BLOCKS_MIN)
-            .max(BLOCKS_MIN);
+        let count = blocks_of(cut);
         let config = Config {
             names: torrent
                 .info()
@@ -119,6 +120,7 @@ impl Client {
             .spawn(move || run(setup, make, &commands, &sender))
             .or_kind(Kind::Internal)?;
         drop(mailbox.send(Command::Peers(options.peers.clone())));
+        let sources = trackers(&torrent, peer_id, listens_on, options, &mailbox)?;
         let pieces = have
             .iter()
             .map(|at| PieceIndex::new(u32::try_from(at).unwrap_or(u32::MAX)));
@@ -131,6 +133,7 @@ impl Client {
             mailbox,
             facts,
             thread: Some(thread),
+            sources,
             origin: Instant::now(),
             complete_at: None,
             is_complete: false,
@@ -208,6 +211,8 @@ impl Client {
         }
         if Instant::now() >= self.progress_at {
             self.progress();
+            let left = self.left_bytes();
+            self.sources.tell(&self.stats, left, self.is_complete);
         }
         Ok(())
     }
@@ -307,6 +312,7 @@ impl Client {
                 self.stats = stats;
             }
         }
+        self.sources.end();
     }
 }
 
@@ -323,6 +329,39 @@ impl Drop for Client {
             }
         }
     }
+}
+
+/// How many pieces may be in memory.
+fn blocks_of(cut: Cut) -> usize {
+    let fit = ARENA_BYTES / cut.piece_bytes() as usize;
+    fit.min(cut.piece_count() as usize + BLOCKS_MIN)
+        .max(BLOCKS_MIN)
+}
+
+/// Begins to ask the torrent's trackers for peers.
+fn trackers(
+    torrent: &Metainfo,
+    peer_id: [u8; 20],
+    listens_on: SocketAddr,
+    options: &Options,
+    mailbox: &Mailbox<Command>,
+) -> Result<Sources> {
+    let identity = Identity {
+        info_hash: torrent.info().names().first().wire(),
+        peer_id,
+        port: listens_on.port(),
+        key: u32::from_be_bytes(crate::deploy::random()?),
+    };
+    let mailbox = mailbox.clone();
+    Sources::start(
+        &options.trackers_of(torrent),
+        identity,
+        options,
+        move |peers| {
+            // At the end nobody listens any more.
+            drop(mailbox.send(Command::Peers(peers)));
+        },
+    )
 }
 
 fn run(

@@ -5,11 +5,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::sources::Sources;
 use super::{Options, new_peer_id};
 use crate::base::counter::Counters;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::engine::{Driver, Setup, mailbox};
 use crate::swarm::scout::{Command, Event, Scout};
+use crate::swarm::torrent::Stats;
+use crate::swarm::tracker::announcer::Identity;
 use crate::swarm::{Magnet, Metainfo};
 
 /// How often the wish to stop is looked at.
@@ -28,10 +31,25 @@ pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -
         ways: options.ways,
         counters: Arc::new(Counters::default()),
     };
+    let peer_id = new_peer_id()?;
     let seed = u64::from_be_bytes(crate::deploy::random()?);
-    let mut scout = Scout::new(magnet.names, new_peer_id()?, seed);
+    let mut scout = Scout::new(magnet.names, peer_id, seed);
     let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
     drop(mailbox.send(Command::Peers(peers(magnet, options))));
+    let tell = mailbox.clone();
+    let identity = Identity {
+        info_hash: magnet.names.first().wire(),
+        peer_id,
+        // Nobody can connect yet; the tracker hears of the real port with the first announcement
+        // of the torrent itself.
+        port: options.listen.port(),
+        key: u32::from_be_bytes(crate::deploy::random()?),
+    };
+    let trackers = options.more_trackers.iter().map(|url| vec![url.clone()]);
+    let trackers: Vec<Vec<String>> = trackers.collect();
+    let mut sources = Sources::start(&trackers, identity, options, move |peers| {
+        drop(tell.send(Command::Peers(peers)));
+    })?;
     options
         .events
         .note("Asking peers what the magnet link describes");
@@ -46,10 +64,14 @@ pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -
                 .recv_timeout(TICK)
                 .is_err_and(|error| error.is_timeout())
             {
+                // Trackers are asked again soon while nobody is known.
+                sources.tell(&Stats::default(), 1, false);
                 if late() || interrupt.get().is_some() {
-                    return watched.stop();
+                    watched.stop();
+                    break;
                 }
             }
+            sources.end();
         })
         .or_kind(Kind::Internal)?;
     let mut found = None;

@@ -1,7 +1,7 @@
 //! `seed` and `fetch`: one torrent, as any BitTorrent client has it, on the engine.
 //!
 //! ```text
-//!   --peer ──addresses──► Torrent (its own thread, over the engine) ──► file
+//!   trackers, --peer ──addresses──► Torrent (its own thread, over the engine) ──► file
 //! ```
 //!
 //! What is fetched lies in `NAME.part` until all of it is proven; a later `fetch` goes on with it.
@@ -9,6 +9,7 @@
 
 mod client;
 mod magnet;
+mod sources;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -34,6 +35,10 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Peers that are known already.
     pub peers: Vec<SocketAddr>,
+    /// Whether trackers are asked.
+    pub trackers: bool,
+    /// Trackers besides those of the torrent.
+    pub more_trackers: Vec<String>,
     /// Bytes per second that peers are sent at most.
     pub up_max: Option<u64>,
     /// Bytes per second that are fetched at most.
@@ -44,6 +49,14 @@ pub struct Options {
     pub events: Events,
     /// The user's wish to stop.
     pub interrupt: Interrupt,
+}
+
+impl Options {
+    /// All trackers to ask: those of the torrent in their tiers, then the others.
+    fn trackers_of(&self, torrent: &Metainfo) -> Vec<Vec<String>> {
+        let more = self.more_trackers.iter().map(|url| vec![url.clone()]);
+        torrent.trackers().into_iter().chain(more).collect()
+    }
 }
 
 /// What `seed` needs.
@@ -159,6 +172,7 @@ pub fn fetch(config: &Fetch) -> Result<Report> {
         Source::File(path) => torrent::load(path).or_kind(Kind::Usage)?,
         Source::Magnet(link) => {
             options.peers = magnet::peers(link, &options);
+            options.more_trackers.extend(link.trackers.iter().cloned());
             magnet::find(link, &options, deadline)?
         }
     };

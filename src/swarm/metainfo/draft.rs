@@ -7,7 +7,7 @@
 use super::layout::{File, FileKind, Layout, Path};
 use super::{Error, Metainfo, NAME_BYTES_MAX, PIECE_LENGTH_MAX, PIECES_MAX};
 use crate::base::PieceIndex;
-use crate::swarm::bencode::{DictWriter, ListWriter};
+use crate::swarm::bencode::{self, DictWriter, ListWriter};
 use crate::swarm::hash::{self, BLOCK_BYTES, BLOCK_LOG2, Sha1, Sha256};
 
 /// Which versions a torrent is of.
@@ -323,23 +323,8 @@ impl Plan {
 
     /// Trackers, web seeds and the comment.
     fn put_sources(&self, out: &mut DictWriter) {
-        let texts = |texts: &[String]| {
-            let mut list = ListWriter::new();
-            for text in texts {
-                list.bytes(text.as_bytes());
-            }
-            list
-        };
-        let tiers = &self.draft.trackers;
-        if let Some(first) = tiers.iter().flatten().next() {
-            out.bytes(b"announce", first.as_bytes());
-        }
-        if tiers.iter().flatten().count() > 1 {
-            let mut list = ListWriter::new();
-            for tier in tiers {
-                list.list(texts(tier));
-            }
-            out.list(b"announce-list", list);
+        for (key, value) in tracker_keys(&self.draft.trackers) {
+            out.raw(key, value);
         }
         if !self.draft.web_seeds.is_empty() {
             out.list(b"url-list", texts(&self.draft.web_seeds));
@@ -348,6 +333,31 @@ impl Plan {
             out.bytes(b"comment", comment.as_bytes());
         }
     }
+}
+
+/// The keys that name trackers, with their written values: `announce`, and `announce-list` if there
+/// is more than one.
+pub(super) fn tracker_keys(tiers: &[Vec<String>]) -> Vec<(&'static [u8], Vec<u8>)> {
+    let mut keys = Vec::new();
+    if let Some(first) = tiers.iter().flatten().next() {
+        keys.push((&b"announce"[..], bencode::bytes(first.as_bytes())));
+    }
+    if tiers.iter().flatten().count() > 1 {
+        let mut list = ListWriter::new();
+        for tier in tiers {
+            list.list(texts(tier));
+        }
+        keys.push((b"announce-list", list.finish()));
+    }
+    keys
+}
+
+pub(super) fn texts(texts: &[String]) -> ListWriter {
+    let mut list = ListWriter::new();
+    for text in texts {
+        list.bytes(text.as_bytes());
+    }
+    list
 }
 
 /// What v1 and v2 say alike of a file.

@@ -133,6 +133,42 @@ impl Metainfo {
         out.finish()
     }
 
+    /// The same torrent with these trackers and web seeds and no others. Its names stay.
+    #[must_use]
+    pub fn with_sources(&self, trackers: &[Vec<String>], web_seeds: &[String]) -> Self {
+        let mut torrent = self.clone();
+        for key in [&b"announce"[..], b"announce-list", b"url-list"] {
+            torrent.others.remove(key);
+        }
+        for (key, value) in draft::tracker_keys(trackers) {
+            torrent.others.insert(key.to_vec(), value.into());
+        }
+        if !web_seeds.is_empty() {
+            let list = draft::texts(web_seeds).finish();
+            torrent.others.insert(b"url-list".to_vec(), list.into());
+        }
+        torrent
+    }
+
+    /// The v1 part of a hybrid as a torrent of its own, for clients that cannot read hybrids: the
+    /// same pieces, another name, another swarm. `None` if this is no hybrid.
+    #[must_use]
+    pub fn v1_alone(&self) -> Option<Self> {
+        let names = self.info.names();
+        names.v1().and(names.v2())?;
+        let value = bencode::parse(self.info.bytes(), Form::AnyOrder).ok()?;
+        let mut info = DictWriter::new();
+        for (key, value) in value.dict()?.iter() {
+            if key != b"file tree" && key != b"meta version" {
+                info.raw(key, value.span().to_vec());
+            }
+        }
+        let mut torrent = Self::from_info(Info::parse(info.finish().into()).ok()?);
+        torrent.others.clone_from(&self.others);
+        torrent.others.remove(&b"piece layers"[..]);
+        Some(torrent)
+    }
+
     /// What is hashed.
     #[must_use]
     pub const fn info(&self) -> &Info {

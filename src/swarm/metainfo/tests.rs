@@ -321,3 +321,39 @@ fn known(is_known: bool) -> (Verdict, Verdict) {
         (Verdict::Unknown, Verdict::Unknown)
     }
 }
+
+#[test]
+fn sources_are_exchanged_and_names_stay() {
+    let texts = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+    let (bare, _) = made(draft(vec![file(&[], 70_000)], Forms::Hybrid));
+    let tiers = [texts(&["http://h:1/announce", "udp://h:1/announce"])];
+    let full = bare.with_sources(&tiers, &texts(&["http://h:1/name"]));
+    let read = Metainfo::parse(&full.emit()).unwrap();
+    assert_eq!(read, full);
+    assert_eq!(read.trackers(), tiers);
+    assert_eq!(read.web_seeds(), ["http://h:1/name"]);
+    assert_eq!(read.info().names(), bare.info().names());
+    let one = full.with_sources(&[texts(&["http://i/announce"])], &[]);
+    assert_eq!(one.trackers(), [["http://i/announce"]]);
+    assert_eq!(one.web_seeds(), texts(&[]));
+    assert_eq!(full.with_sources(&[], &[]), bare);
+}
+
+#[test]
+fn a_hybrid_has_a_v1_part_that_knows_its_pieces_by_sha1_alone() {
+    let (hybrid, pieces) = made(draft(vec![file(&[], 70_000)], Forms::Hybrid));
+    let old = Metainfo::parse(&hybrid.v1_alone().unwrap().emit()).unwrap();
+    assert_eq!(old.info().names().v2(), None);
+    assert_ne!(old.info().names().v1(), hybrid.info().names().v1());
+    assert_eq!(old.info().name(), hybrid.info().name());
+    assert!(old.info().is_private());
+    for (piece, bytes) in old.info().layout().pieces().zip(&pieces) {
+        assert_eq!(old.check(piece, bytes), Verdict::Good);
+        assert_eq!(old.check_v2(piece, bytes), Verdict::Unknown);
+    }
+    let (v1, _) = made(draft(vec![file(&[], 70_000)], Forms::V1));
+    assert_eq!(old, v1, "as if it had never been a hybrid");
+    assert_eq!(v1.v1_alone(), None);
+    let (v2, _) = made(draft(vec![file(&[], 70_000)], Forms::V2));
+    assert_eq!(v2.v1_alone(), None);
+}

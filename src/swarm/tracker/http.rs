@@ -182,7 +182,7 @@ fn refusal(why: &str) -> Vec<u8> {
 }
 
 fn emit_announced(announced: Announced, asked: &Asked) -> Vec<u8> {
-    let Announced { peers, counts } = announced.clone();
+    let Announced { peers, counts, .. } = announced.clone();
     let reply = Reply::from(announced);
     let mut writer = DictWriter::new();
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);

@@ -12,12 +12,20 @@ pub const PEERS_MAX: usize = 20_000;
 pub const PEERS_PER_ADDRESS_MAX: usize = 64;
 /// The most torrents that a tracker knows.
 pub const TORRENTS_MAX: usize = 4096;
-/// How often a peer is to announce itself.
+/// How often a peer is to announce itself at most; our own nodes do so more often while they are
+/// few.
 pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often it may.
 pub const ANNOUNCE_INTERVAL_MIN: Duration = Duration::from_secs(5);
-/// A peer that was not heard for this long has gone.
-pub const PEER_LIFETIME: Duration = Duration::from_secs(150);
+/// A stock peer that was not heard for this long has gone. libtorrent announces itself every 5
+/// minutes, whatever a tracker says, and may miss one.
+pub const PEER_LIFETIME: Duration = Duration::from_secs(630);
+/// How often our own nodes announce themselves at least.
+pub const NODE_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// The announcements of our own nodes per second that are aimed at, in all.
+pub const NODE_ANNOUNCES_PER_S: u32 = 100;
+/// A node of our own that was not heard for two intervals and this long has gone.
+pub const NODE_GRACE: Duration = Duration::from_secs(20);
 /// The most torrents in one scrape by UDP: BEP 15's bound.
 pub const SCRAPE_MAX: usize = 74;
 /// How long a connection id of the UDP protocol is good at least; at most it is twice that.

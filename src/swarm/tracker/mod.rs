@@ -25,7 +25,7 @@ pub mod url;
 mod tests;
 
 pub use announcer::Announcer;
-pub use table::{Announced, Refused, Tracker};
+pub use table::{Announced, Pace, Refused, Tracker};
 pub use url::TrackerUrl;
 
 use std::net::SocketAddr;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::graph::Graph;
 use super::limits::{
-    ANNOUNCE_INTERVAL, ANNOUNCE_INTERVAL_MIN, PEER_LIFETIME, PEERS_MAX, PEERS_PER_ADDRESS_MAX,
-    TORRENTS_MAX,
+    ANNOUNCE_INTERVAL, ANNOUNCE_INTERVAL_MIN, NODE_ANNOUNCES_PER_S, NODE_GRACE, NODE_INTERVAL_MIN,
+    PEER_LIFETIME, PEERS_MAX, PEERS_PER_ADDRESS_MAX, TORRENTS_MAX,
 };
 use super::{Announce, Event, Reply, Scraped};
 use crate::base::Time;
@@ -26,13 +27,46 @@ struct Torrent {
     v4: Family,
     v6: Family,
     downloaded: u32,
+    pace: Pace,
+}
+
+/// How often the peers of a torrent are heard, and how soon the silent are forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// As stock clients can do it.
+    #[default]
+    Stock,
+    /// As our own nodes do it: the more they are, the less often.
+    Nodes,
+}
+
+impl Pace {
+    /// How long one of so many peers is to wait until it announces itself again.
+    fn interval(self, peers: usize) -> Duration {
+        match self {
+            Self::Stock => ANNOUNCE_INTERVAL,
+            Self::Nodes => {
+                let peers = u32::try_from(peers).unwrap_or(u32::MAX);
+                Duration::from_secs((peers / NODE_ANNOUNCES_PER_S).into())
+                    .clamp(NODE_INTERVAL_MIN, ANNOUNCE_INTERVAL)
+            }
+        }
+    }
+
+    /// How long a peer that was told an interval may be silent.
+    fn lifetime(self, interval: Duration) -> Duration {
+        match self {
+            Self::Stock => PEER_LIFETIME,
+            Self::Nodes => interval * 2 + NODE_GRACE,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Family {
     peers: BTreeMap<SocketAddr, Peer>,
-    /// Who was heard when, the longest silent first.
-    silent: std::collections::BTreeSet<(Time, SocketAddr)>,
+    /// Until when each peer is known, if it stays silent; who goes next comes first.
+    until: std::collections::BTreeSet<(Time, SocketAddr)>,
     at_address: BTreeMap<IpAddr, usize>,
     graph: Graph,
     complete: u32,
@@ -43,7 +77,7 @@ struct Family {
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     id: [u8; 20],
-    heard: Time,
+    until: Time,
     state: State,
 }
 
@@ -61,6 +95,8 @@ pub struct Announced {
     pub peers: Vec<(SocketAddr, [u8; 20])>,
     /// The torrent's counts.
     pub counts: Scraped,
+    /// How long it is to wait until it announces itself again.
+    pub interval: Duration,
 }
 
 /// Why an announcement is refused.
@@ -80,7 +116,7 @@ pub enum Refused {
 impl From<Announced> for Reply {
     fn from(announced: Announced) -> Self {
         Self {
-            interval: ANNOUNCE_INTERVAL,
+            interval: announced.interval,
             interval_min: Some(ANNOUNCE_INTERVAL_MIN),
             complete: Some(announced.counts.complete),
             incomplete: Some(announced.counts.incomplete),
@@ -102,7 +138,7 @@ impl Tracker {
     }
 
     /// Tells of a torrent by its names as they are on the wire; says whether there is room for it.
-    pub fn insert(&mut self, names: &[[u8; 20]]) -> bool {
+    pub fn insert(&mut self, names: &[[u8; 20]], pace: Pace) -> bool {
         let Some(&first) = names.first() else {
             return false;
         };
@@ -114,6 +150,7 @@ impl Tracker {
             v4: Family::new(graph.clone()),
             v6: Family::new(graph),
             downloaded: 0,
+            pace,
         });
         self.names.extend(names.iter().map(|name| (*name, first)));
         true
@@ -149,6 +186,8 @@ impl Tracker {
         torrent.expire(now);
         let ip = ip.to_canonical();
         let address = SocketAddr::new(ip, announce.port);
+        let interval = torrent.pace.interval(torrent.peer_count());
+        let until = now + torrent.pace.lifetime(interval);
         let family = match ip {
             IpAddr::V4(_) => &mut torrent.v4,
             IpAddr::V6(_) => &mut torrent.v6,
@@ -158,7 +197,7 @@ impl Tracker {
             Vec::new()
         } else {
             let state = State::of(announce);
-            let before = family.put(address, announce.peer_id, state, now)?;
+            let before = family.put(address, announce.peer_id, state, until)?;
             let is_news = before.is_some_and(|before| before != State::Complete);
             if state == State::Complete && is_news {
                 torrent.downloaded = torrent.downloaded.saturating_add(1);
@@ -166,7 +205,11 @@ impl Tracker {
             family.neighbours(address, announce.peers_wanted)
         };
         let counts = torrent.counts();
-        Ok(Announced { peers, counts })
+        Ok(Announced {
+            peers,
+            counts,
+            interval,
+        })
     }
 
     /// Counts of a torrent; `None` if it is unknown.
@@ -203,6 +246,10 @@ impl State {
 }
 
 impl Torrent {
+    fn peer_count(&self) -> usize {
+        self.v4.peers.len() + self.v6.peers.len()
+    }
+
     fn counts(&self) -> Scraped {
         let all = |count: fn(&Family) -> u32| count(&self.v4) + count(&self.v6);
         let complete = all(|family| family.complete);
@@ -226,7 +273,7 @@ impl Family {
     const fn new(graph: Graph) -> Self {
         Self {
             peers: BTreeMap::new(),
-            silent: std::collections::BTreeSet::new(),
+            until: std::collections::BTreeSet::new(),
             at_address: BTreeMap::new(),
             graph,
             complete: 0,
@@ -240,12 +287,12 @@ impl Family {
         address: SocketAddr,
         id: [u8; 20],
         state: State,
-        now: Time,
+        until: Time,
     ) -> Result<Option<State>, Refused> {
         let before = self.peers.get(&address).copied();
         match before {
             Some(before) => {
-                self.silent.remove(&(before.heard, address));
+                self.until.remove(&(before.until, address));
                 self.count(before.state, false);
             }
             None => {
@@ -258,9 +305,8 @@ impl Family {
             }
         }
         self.count(state, true);
-        self.silent.insert((now, address));
-        let heard = now;
-        self.peers.insert(address, Peer { id, heard, state });
+        self.until.insert((until, address));
+        self.peers.insert(address, Peer { id, until, state });
         Ok(before.map(|before| before.state))
     }
 
@@ -268,7 +314,7 @@ impl Family {
         let Some(peer) = self.peers.remove(&address) else {
             return;
         };
-        self.silent.remove(&(peer.heard, address));
+        self.until.remove(&(peer.until, address));
         self.count(peer.state, false);
         self.graph.remove(address);
         if let Some(here) = self.at_address.get_mut(&address.ip()) {
@@ -289,8 +335,8 @@ impl Family {
     }
 
     fn expire(&mut self, now: Time) {
-        while let Some(&(heard, address)) = self.silent.first()
-            && now.since(heard) > PEER_LIFETIME
+        while let Some(&(until, address)) = self.until.first()
+            && now > until
         {
             self.remove(address);
         }

@@ -7,10 +7,11 @@ use proptest::prelude::*;
 
 use super::http::{self, Asked};
 use super::limits::{
-    ANNOUNCE_INTERVAL, DEGREE_MAX, PEER_LIFETIME, PEERS_PER_ADDRESS_MAX, TRANSMITS_MAX,
+    ANNOUNCE_INTERVAL, DEGREE_MAX, NODE_GRACE, NODE_INTERVAL_MIN, PEER_LIFETIME,
+    PEERS_PER_ADDRESS_MAX, TRANSMITS_MAX,
 };
 use super::udp::{Exchange, Front, Request, RequestBody, Response, ResponseBody};
-use super::{Announce, Error, Event, Refused, Reply, Scraped, Tracker};
+use super::{Announce, Error, Event, Pace, Refused, Reply, Scraped, Tracker};
 use crate::base::Time;
 
 const TORRENT: [u8; 20] = [7; 20];
@@ -39,7 +40,7 @@ fn announce(event: Event, left: u64) -> Announce {
 
 fn tracker() -> Tracker {
     let mut tracker = Tracker::new([1; 32]);
-    assert!(tracker.insert(&[TORRENT, [8; 20]]));
+    assert!(tracker.insert(&[TORRENT, [8; 20]], Pace::Stock));
     tracker
 }
 
@@ -131,7 +132,7 @@ proptest! {
 
     #[test]
     fn counts_are_those_of_the_peers_that_are_there(
-        steps in prop::collection::vec((0u32..6, any_event(), 0u64..2, 0u64..40), 1..60),
+        steps in prop::collection::vec((0u32..6, any_event(), 0u64..2, 0u64..200), 1..60),
     ) {
         let mut tracker = tracker();
         let mut model = std::collections::BTreeMap::new();
@@ -216,6 +217,38 @@ fn the_barrier_opens_when_all_are_complete_and_closes_when_one_joins() {
     );
     tracker.remove(&[8; 20]);
     assert_eq!(tracker.is_all_complete(&TORRENT, later), None);
+}
+
+#[test]
+fn our_own_nodes_are_heard_the_less_often_the_more_they_are() {
+    let mut tracker = Tracker::new([1; 32]);
+    assert!(tracker.insert(&[TORRENT], Pace::Nodes));
+    let mut announce_all = |count: u32, now| {
+        let last = (0..count).map(|peer| {
+            let told = tracker.announce(v4(peer), &announce(Event::None, 5), now);
+            told.unwrap().interval
+        });
+        last.last().unwrap()
+    };
+    assert_eq!(announce_all(10, at(0)), NODE_INTERVAL_MIN);
+    assert_eq!(announce_all(3000, at(1)), Duration::from_secs(29));
+    assert_eq!(announce_all(10_000, at(2)), ANNOUNCE_INTERVAL);
+    // Who was told to come again soon has gone soon, who was not has not.
+    let mut counts = |now| tracker.scrape(&TORRENT, at(now)).unwrap().incomplete;
+    assert_eq!(counts(2 + 2 * 30 + 20), 10_000);
+    assert_eq!(counts(2 + 2 * 30 + 21), 6900);
+    assert_eq!(counts(2 + 2 * 60 + 20), 4000);
+    assert_eq!(counts(2 + 2 * 60 + 21), 0);
+}
+
+#[test]
+fn a_node_that_is_silent_has_gone_after_two_intervals_and_a_while() {
+    let mut tracker = Tracker::new([1; 32]);
+    assert!(tracker.insert(&[TORRENT], Pace::Nodes));
+    let told = tracker.announce(v4(1), &announce(Event::Started, 5), at(0));
+    let patience = (told.unwrap().interval * 2 + NODE_GRACE).as_secs();
+    let mut counts = |now| tracker.scrape(&TORRENT, at(now)).unwrap().incomplete;
+    assert_eq!((counts(patience), counts(patience + 1)), (1, 0));
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn stock_clients_fetch_by_every_way_that_they_know() {
         of("libtorrent", "transmission", Way::Magnet),
         of("libtorrent", "rqbit", Way::Magnet),
         of("transmission", "libtorrent", Way::Magnet),
-        of("libtorrent", "libtorrent", Way::Told),
+        Pair::told("libtorrent", "libtorrent"),
         of("http", "libtorrent", Way::WebSeed),
         of("http", "aria2", Way::WebSeed),
         of("http", "transmission", Way::WebSeed),

@@ -4,5 +4,6 @@
 
 mod control;
 mod faulty;
+mod ours;
 mod pairs;
 mod peers;

@@ -7,7 +7,7 @@ use flashover::base::event::Events;
 use flashover::capture::torrent::{CreateOptions, Forms, Magnet, create, save};
 use flashover::swarm::Metainfo;
 
-use super::peers::{PORT, Peer, Tracker, address, web_server};
+use super::peers::{Peer, Tracker, address, web_server};
 use crate::netns::lab::{HEAD, Lab, Process, noise, until};
 
 /// Not a whole number of pieces, nor of blocks.
@@ -50,6 +50,14 @@ impl Pair {
             way: Way::HttpTracker,
         }
     }
+
+    /// Version 1, without trackers.
+    pub(super) fn told(seeder: &'static str, leecher: &'static str) -> Self {
+        Self {
+            way: Way::Told,
+            ..Self::new(seeder, leecher)
+        }
+    }
 }
 
 /// Lets all pairs of `pairs` do their work at the same time, on two nodes each.
@@ -68,7 +76,7 @@ pub(super) fn pass(lab: &Lab, pairs: &[Pair]) {
         let known = |swarm: &Swarm<'_>| tracker.seeds(&swarm.torrent) > 0;
         tracked.all(known).then_some(())
     });
-    let leechers: Vec<Process> = all.iter().map(Swarm::fetch).collect();
+    let leechers: Vec<Process> = all.iter().map(|swarm| swarm.fetch(&[])).collect();
     let _in_time = until(LIMIT, || all.iter().all(Swarm::is_done).then_some(()));
     let failed: Vec<String> = all.iter().filter_map(Swarm::failure).collect();
     drop((seeders, leechers));
@@ -144,7 +152,8 @@ impl<'a> Swarm<'a> {
         Peer::new(self.pair.seeder, node).seed(self.lab, &self.torrent_file(), &folder)
     }
 
-    pub(super) fn fetch(&self) -> Process {
+    /// Starts the leecher; of the nodes `others` it is told too.
+    pub(super) fn fetch(&self, others: &[&str]) -> Process {
         let [seeder, node] = &self.nodes;
         let torrent = match self.pair.way {
             Way::Magnet => PathBuf::from(Magnet::of(&self.torrent).to_string()),
@@ -152,7 +161,10 @@ impl<'a> Swarm<'a> {
         };
         let mut peer = Peer::new(self.pair.leecher, node);
         if self.pair.way == Way::Told {
-            peer = peer.told_of(&format!("{}:{PORT}", address(seeder)));
+            peer = peer.told_of(seeder);
+        }
+        for other in others {
+            peer = peer.told_of(other);
         }
         peer.fetch(self.lab, &torrent, &self.folder.join("fetch"))
     }

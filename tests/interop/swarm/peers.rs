@@ -13,7 +13,7 @@ use crate::netns::lab::{HEAD, Lab, Process};
 /// The clients that know version 1.
 pub(super) const STOCK: [&str; 4] = ["libtorrent", "aria2", "transmission", "rqbit"];
 /// Where every peer listens.
-pub(super) const PORT: u16 = 6881;
+const PORT: u16 = 6881;
 
 /// The address of a node of the lab, as `lab_address` gives it.
 pub(super) fn address(node: &str) -> String {
@@ -38,8 +38,9 @@ impl Peer {
         }
     }
 
-    /// Tells it of another; not all clients can be told.
-    pub(super) fn told_of(mut self, peer: &str) -> Self {
+    /// Tells it of a peer on another node; not all clients can be told.
+    pub(super) fn told_of(mut self, node: &str) -> Self {
+        let peer = format!("{}:{PORT}", address(node));
         self.options.extend(["--peer".into(), peer.into()]);
         self
     }

@@ -1,0 +1,14 @@
+//! What joins the machines of the `swarm` room to this machine's network: small tasks that speak to
+//! their owner by channels alone.
+//!
+//! ```text
+//!   announce   Announcer  -- trackers by HTTP and UDP ----> addresses of peers
+//!   lsd        Discovery  -- multicast on interfaces -----> peers of this network
+//!   webseed    Fetch      -- byte ranges by HTTP ---------> pieces, or why there are none
+//! ```
+
+pub mod announce;
+pub mod lsd;
+pub mod webseed;
+
+mod plain;

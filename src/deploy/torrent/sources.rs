@@ -1,0 +1,145 @@
+//! Where peers of a torrent come from: its trackers, and this network.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Options;
+use crate::deploy::error::Result;
+use crate::deploy::runtime::Runtime;
+use crate::deploy::swarm::announce::{self, Told};
+use crate::swarm::torrent::Stats;
+use crate::swarm::tracker::TrackerUrl;
+use crate::swarm::tracker::announcer::{Identity, Progress};
+
+/// Messages that may wait between the job and its sources.
+const QUEUE: usize = 16;
+
+/// The sources; dropping them ends them.
+pub(super) struct Sources {
+    told: Option<mpsc::Sender<Told>>,
+    runtime: Option<Runtime>,
+    /// Disconnected when all goodbyes are said.
+    talking: Option<std::sync::mpsc::Receiver<()>>,
+    was_complete: bool,
+    said: Progress,
+}
+
+impl Sources {
+    /// Begins to ask these trackers; what they tell goes to `found`, on a thread of its own.
+    pub(super) fn start(
+        trackers: &[Vec<String>],
+        identity: Identity,
+        options: &Options,
+        found: impl Fn(Vec<SocketAddr>) + Send + 'static,
+    ) -> Result<Self> {
+        let usable = |url: &String| usable(url, options);
+        let tiers = trackers
+            .iter()
+            .map(|tier| tier.iter().filter_map(usable).collect());
+        let tiers: Vec<Vec<TrackerUrl>> = tiers.collect();
+        let mut sources = Self {
+            told: None,
+            runtime: None,
+            talking: None,
+            was_complete: false,
+            said: Progress::default(),
+        };
+        if options.trackers && !tiers.iter().all(Vec::is_empty) {
+            sources.announce(identity, tiers, found)?;
+        }
+        Ok(sources)
+    }
+
+    fn announce(
+        &mut self,
+        identity: Identity,
+        tiers: Vec<Vec<TrackerUrl>>,
+        found: impl Fn(Vec<SocketAddr>) + Send + 'static,
+    ) -> Result {
+        let config = announce::Config {
+            identity,
+            tiers,
+            seed: u64::from_be_bytes(crate::deploy::random()?),
+        };
+        let (told, hears) = mpsc::channel(QUEUE);
+        let (talks, talking) = std::sync::mpsc::channel::<()>();
+        let runtime = Runtime::start("trackers")?;
+        runtime.spawn(move || async move {
+            let (tells, mut peers) = mpsc::channel(QUEUE);
+            let passing = async {
+                while let Some(peers) = peers.recv().await {
+                    found(peers);
+                }
+            };
+            tokio::join!(announce::run(config, hears, tells), passing);
+            drop(talks);
+        })?;
+        self.told = Some(told);
+        self.runtime = Some(runtime);
+        self.talking = Some(talking);
+        Ok(())
+    }
+
+    /// Tells the trackers how the torrent does.
+    pub(super) fn tell(&mut self, stats: &Stats, left: u64, is_complete: bool) {
+        let is_news = is_complete && !self.was_complete;
+        let event = if is_news && stats.bytes_in > 0 {
+            announce::Event::Completed
+        } else if stats.peers == 0 && !is_complete {
+            announce::Event::Hungry
+        } else {
+            announce::Event::None
+        };
+        self.said = progress(stats, left);
+        let told = Told {
+            progress: self.said,
+            event,
+        };
+        let sender = self.told.as_ref();
+        // What does not fit now is said the next time.
+        if sender.is_some_and(|sender| sender.try_send(told).is_ok()) {
+            self.was_complete = is_complete;
+        }
+    }
+
+    /// Says goodbye to the trackers, for a moment at most.
+    pub(super) fn end(&mut self) {
+        let Some(told) = self.told.take() else {
+            return;
+        };
+        let goodbye = Told {
+            progress: self.said,
+            event: announce::Event::Stopped,
+        };
+        // Without room for it the end of the channel says the same.
+        let _is_said = told.try_send(goodbye).is_ok();
+        drop(told);
+        if let Some(talking) = self.talking.take() {
+            let patience = announce::FAREWELL_DEADLINE + Duration::from_secs(1);
+            // Nothing is ever sent: it ends with the talk, or the patience.
+            let _over = talking.recv_timeout(patience).is_err();
+        }
+        drop(self.runtime.take());
+    }
+}
+
+fn progress(stats: &Stats, left: u64) -> Progress {
+    Progress {
+        uploaded: stats.bytes_out,
+        downloaded: stats.bytes_in,
+        left,
+    }
+}
+
+/// Reads the address of a tracker; one that is not understood is told of and passed over.
+fn usable(url: &str, options: &Options) -> Option<TrackerUrl> {
+    let read = url.parse::<TrackerUrl>();
+    if let Err(error) = &read {
+        options
+            .events
+            .warn(format!("The tracker {url} is not asked: {error}"));
+    }
+    read.ok()
+}
