@@ -71,6 +71,10 @@ counters! {
     RejectedForged => "rejected_forged_total",
     /// Authentic datagrams seen before.
     RejectedReplayed => "rejected_replayed_total",
+    /// Authentic datagrams under a number that had another content: an insider sends.
+    RejectedTwoContents => "rejected_two_contents_total",
+    /// Authentic reports under the id of a receiver that is served at another address.
+    RejectedTwin => "rejected_twin_total",
     /// Symbols that were already known or not wanted.
     SymbolsUseless => "symbols_useless_total",
     /// Source symbols that arrived and were wanted.
@@ -81,6 +85,8 @@ counters! {
     SentSource => "sent_source_total",
     /// Repair symbols sent.
     SentRepair => "sent_repair_total",
+    /// Times that the sender lowered its rate because of loss or drops.
+    RateLowered => "rate_lowered_total",
     /// Datagrams missing in the sequence of the sender.
     PacketsLost => "packets_lost_total",
     /// Pieces that decoded and verified.
@@ -89,6 +95,8 @@ counters! {
     PiecesPoisoned => "pieces_poisoned_total",
     /// Pieces that needed the decoder, because source symbols were missing.
     PiecesDecoded => "pieces_decoded_total",
+    /// Pieces that came by while no block of memory was free for them.
+    PiecesSkipped => "pieces_skipped_total",
     /// Symbols ignored because no block of memory was free for their piece.
     SymbolsWithoutMemory => "symbols_without_memory_total",
     /// Deficit reports sent.

@@ -442,6 +442,19 @@ impl Teller {
                     &format!("cannot follow ({cause:?}) and is served last"),
                 );
             }
+            Event::Twin {
+                node,
+                host,
+                from,
+                twin,
+            } => {
+                let what = format!(
+                    "receives at {}, and reports in its name come from {} too, which are refused",
+                    from.ip(),
+                    twin.ip()
+                );
+                self.warn(&host, node, &what);
+            }
             Event::Readmitted { node, host } => self.note(&host, node, "is served again"),
             Event::ReadFailed { piece, error } => {
                 let text = format!(

@@ -12,8 +12,10 @@ use serde::Serialize;
 
 use super::casts::{CastStatus, Casts};
 use super::catalog::{Catalog, FileKind};
+use super::claims::{Claims, Taken};
 use super::control::{
-    ImageInfo, JoinReply, JoinRequest, PeersReply, PeersRequest, ProbeRequest, Report, Swarming,
+    HOST_CHARS_MAX, ID_CHARS, ImageInfo, JoinReply, JoinRequest, PeersReply, PeersRequest,
+    ProbeRequest, Report, Swarming, clean,
 };
 use super::error::{Error, Kind, Result};
 use super::peers::Peers;
@@ -84,6 +86,7 @@ pub(crate) struct Hub {
     casts: Casts,
     peers: Peers,
     nodes: Mutex<BTreeMap<String, Node>>,
+    claims: Mutex<Claims>,
     counters: Arc<Counters>,
     events: Events,
     started: Instant,
@@ -105,6 +108,10 @@ struct NodeStatus<'a> {
     report: &'a Report,
     /// Seconds since it was heard.
     age_s: f64,
+    /// Where it is, while it is at work.
+    address: Option<IpAddr>,
+    /// Another machine that came with the same id, and was refused.
+    rival: Option<IpAddr>,
 }
 
 impl Hub {
@@ -121,6 +128,7 @@ impl Hub {
             casts,
             peers: Peers::new()?,
             nodes: Mutex::default(),
+            claims: Mutex::new(Claims::new(NODES_MAX)),
             counters,
             events,
             started: Instant::now(),
@@ -206,6 +214,26 @@ impl Hub {
         })
     }
 
+    /// A node comes with its id, under the name `host`.
+    ///
+    /// # Errors
+    /// If another machine that is alive has it: the first goes on, and both are told of.
+    pub(crate) fn claim(&self, id: &str, host: &str, from: IpAddr) -> Result<(), Taken> {
+        let id = clean(id, ID_CHARS);
+        let claimed = self.claims().claim(&id, from, Instant::now());
+        if let Err(taken) = claimed
+            && taken.is_news
+        {
+            let (from, owner) = (from.to_canonical(), taken.owner);
+            let host = clean(host, HOST_CHARS_MAX);
+            self.events.warn(format!(
+                "{host} at {from} has the node id of {owner} and is refused while that one is \
+                 heard: are they copies of one running machine?"
+            ));
+        }
+        claimed
+    }
+
     /// Takes what a node says of itself in the swarm of a bundle, and tells it of others.
     ///
     /// # Errors
@@ -275,6 +303,9 @@ impl Hub {
     /// Remembers what a node said.
     pub(crate) fn take_report(&self, report: Report) {
         let report = report.cleaned();
+        if report.phase == Phase::Done {
+            self.claims().release(&report.node);
+        }
         self.events.raise(Event::Node {
             node: report.host.clone(),
             pieces_missing: self.pieces_missing(&report),
@@ -329,13 +360,20 @@ impl Hub {
     /// All that the head knows, as one document.
     pub(crate) fn status(&self) -> serde_json::Value {
         let nodes = self.nodes();
+        let claims = self.claims();
         let nodes: Vec<NodeStatus<'_>> = nodes
             .values()
-            .map(|node| NodeStatus {
-                report: &node.report,
-                age_s: node.heard.elapsed().as_secs_f64(),
+            .map(|node| {
+                let claim = claims.of(&node.report.node);
+                NodeStatus {
+                    report: &node.report,
+                    age_s: node.heard.elapsed().as_secs_f64(),
+                    address: claim.map(|(owner, _)| owner),
+                    rival: claim.and_then(|(_, rival)| rival),
+                }
             })
             .collect();
+        drop(claims);
         let casts: Vec<CastStatus> = self.casts.status();
         let swarm = |published: &Arc<Published>| {
             let [nodes, stock] = self.peers.counts(published);
@@ -409,6 +447,12 @@ impl Hub {
             sample("sessions", "Multicasts that run", "gauge", sessions),
         ];
         monitor::prometheus(&self.counters, &samples)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims
+            .lock()
+            .unwrap_or_else(|broken| broken.into_inner())
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Node>> {

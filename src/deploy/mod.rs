@@ -30,6 +30,7 @@ mod announce;
 mod beacon;
 mod casts;
 mod catalog;
+mod claims;
 mod descriptors;
 mod hub;
 mod identity;

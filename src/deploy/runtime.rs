@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio_uring::buf::BoundedBuf as _;
@@ -303,8 +304,21 @@ async fn read_ring(file: &tokio_uring::fs::File, start: u64, len: u64) -> io::Re
 }
 
 fn read_plain(file: &File, start: u64, len: u64) -> io::Result<Bytes> {
-    let mut chunk = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-    file.read_exact_at(&mut chunk, start)?;
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    // Memory that is not zeroed first, which cost a fifth of all this.
+    let mut chunk = Vec::with_capacity(len);
+    while chunk.len() < len {
+        let at = start.saturating_add(chunk.len() as u64);
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut chunk), at) {
+            Ok(0) => {
+                let end = "failed to fill whole buffer";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, end));
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    chunk.truncate(len);
     Ok(chunk.into())
 }
 

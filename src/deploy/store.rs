@@ -20,6 +20,7 @@ use crate::base::units::format_bytes;
 use crate::base::{Bitmap, PieceIndex};
 use crate::image::hash::piece_hasher;
 use crate::image::{Geometry, Hash, Manifest};
+use crate::tree::forget_cache;
 
 /// Threads that hash at most.
 const HASHERS_MAX: usize = 16;
@@ -141,24 +142,53 @@ impl PieceStore {
             .hint("free some space, or choose another disk by --work DIR"))
     }
 
-    /// Finds the pieces that are here and right, by all cores.
+    /// Brings everything to the disk, and has what is read next come from there.
+    ///
+    /// After a failed sync the kernel calls the pages clean all the same: they are still in memory,
+    /// perhaps nowhere else, and the next sync would succeed. So nothing in memory counts from then
+    /// on, and what the disk lost is found by hashing.
+    ///
+    /// # Errors
+    /// If the disk did not take everything: what is missing must be found and written again.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        let synced = self.file.sync_data();
+        forget_cache(&self.file);
+        synced
+    }
+
+    /// Finds the pieces that are here and right on the disk itself, by all cores.
     ///
     /// `values` are the manifest's piece values. A piece that is a hole counts as missing.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub(crate) fn resume(&self, values: &[Hash], events: &Events) -> Result<Bitmap> {
+        if let Err(error) = self.settle() {
+            events.warn(format!("{}; what it lost is found", self.not_taken(&error)));
+        }
         let candidates = self.with_data().or_kind(Kind::Storage)?;
         self.check(&candidates, values, events)
     }
 
-    /// Hashes every piece, holes too, and finds those that are right.
+    /// Hashes every piece on the disk itself, holes too, and finds those that are right. The second
+    /// part says whether the disk took everything: if not, nothing is proven, however right it is.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub(crate) fn resume_all(&self, values: &[Hash], events: &Events) -> Result<Bitmap> {
+    pub(crate) fn read_back(
+        &self,
+        values: &[Hash],
+        events: &Events,
+    ) -> Result<(Bitmap, io::Result<()>)> {
+        let settled = self.settle();
         let all: Vec<PieceIndex> = self.geometry.pieces().collect();
-        self.check(&all, values, events)
+        Ok((self.check(&all, values, events)?, settled))
+    }
+
+    /// Says that the disk did not take everything.
+    pub(crate) fn not_taken(&self, error: &io::Error) -> String {
+        let path = self.path.display();
+        format!("The disk of {path} did not take all that was written: {error}")
     }
 
     fn check(&self, candidates: &[PieceIndex], values: &[Hash], events: &Events) -> Result<Bitmap> {

@@ -106,6 +106,8 @@ pub const REPORT_LOOKBACK: u32 = 64;
 pub const REPLAY_WINDOW: u64 = 8192;
 /// The pause between events about an unknown epoch.
 pub const UNKNOWN_EPOCH_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause between alarms about somebody who sends in the sender's name.
+pub const INSIDER_INTERVAL: Duration = Duration::from_secs(10);
 /// The interval of statistics.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 

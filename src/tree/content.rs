@@ -79,10 +79,9 @@ impl Content<'_> {
         ))
     }
 
-    /// Makes the next reads come from the disk, as far as the kernel lets us.
+    /// Makes the next reads come from the disk, as [`forget_cache`] does.
     pub fn forget_cache(&self) {
-        // Only advice: where it is not taken, the cache answers.
-        let _ = rustix::fs::fadvise(self.file, 0, None, Advice::DontNeed);
+        forget_cache(self.file);
     }
 
     const fn chunk_count(&self) -> u64 {
@@ -109,6 +108,13 @@ impl Content<'_> {
         }
         Ok(hasher.zeros(end - at).finish())
     }
+}
+
+/// Makes the next reads of a file come from the disk, as far as the kernel lets us: what was not
+/// written back yet stays in memory.
+pub fn forget_cache(file: &File) {
+    // Only advice: where it is not taken, the cache answers.
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
 /// Long enough runs for the disk to read ahead.

@@ -42,14 +42,25 @@ impl Site {
 
     /// Publishes a tree as image `t`, and gives a token.
     pub(super) fn publish(&self) -> String {
+        self.make_tree();
+        self.publish_tree(&[])
+    }
+
+    /// Makes the tree of image `t`.
+    pub(super) fn make_tree(&self) {
         let tree = self.path("tree");
         fs::create_dir_all(tree.join("a/b")).expect("there is room");
         fs::write(tree.join("a/b/large"), noise(BYTES)).expect("there is room");
         fs::write(tree.join("small"), "small").expect("there is room");
+    }
+
+    /// Publishes the tree by a new store, with more options, and gives a token.
+    pub(super) fn publish_tree(&self, more: &[&str]) -> String {
+        let tree = self.path("tree");
         self.good(&["key", "generate"]);
         let tree = tree.to_str().expect("the path is text").to_owned();
         self.good(&["image", "import", "t", "--tree", &tree]);
-        self.good(&["image", "publish", "t"]);
+        self.good(&[&["image", "publish", "t"], more].concat());
         self.good(&["token", "create"]).stdout.trim().to_owned()
     }
 

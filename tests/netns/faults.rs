@@ -1,8 +1,13 @@
 //! One bad node never holds up the others, and every node's end is the truth. `SLOW` gives a
 //! transfer a middle to interfere in.
 
-use super::fleet::{CONTENT_BYTES, Fleet};
-use super::lab::{HEAD, Setup, in_lab};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::fleet::{CONTENT_BYTES, FLASHOVER, Fleet};
+use super::lab::{HEAD, Lab, Setup, in_lab, noise};
 
 const SLOW: Option<&str> = Some("50mbit");
 const NODES: Setup = Setup {
@@ -146,5 +151,72 @@ fn row_29_a_rotten_bundle_is_named_and_nothing_false_is_sent() {
         assert!(said.contains("image verify"), "{said}");
         assert!(!said.contains("false symbols"), "nobody is accused: {said}");
         assert!(fleet.head_log().contains("damaged"), "{}", fleet.head_log());
+    });
+}
+
+/// A disk of 64 MB that can hold 24: it takes everything into memory, and says at the end that it
+/// could not keep all of it. From then on the kernel calls the lost pages clean, and gives them to
+/// whoever reads: only the disk itself tells the truth. Gives whether such a disk could be made.
+fn make_lying_disk(lab: &Lab) -> bool {
+    let made = lab.shell(
+        "cd $LAB_SCRATCH && mkdir back disk && mount -t tmpfs -o size=24m back back &&
+         truncate -s 64M back/image && mkfs.ext4 -q -O ^has_journal -m 0 back/image &&
+         if mount -o loop back/image disk 2>/dev/null; then echo made; fi",
+    );
+    made == "made"
+}
+
+/// A failed sync is not tried again as if it were clean: what the disk lost is found on the disk
+/// and fetched again, by the same attempt if that helps, else by the next.
+#[test]
+fn row_27_disk_that_loses_what_it_took() {
+    in_lab(NODES, |lab| {
+        if !make_lying_disk(lab) {
+            println!("only the real root may mount a disk: nothing is tested");
+            return;
+        }
+        let scratch = lab.scratch();
+        fs::write(scratch.join("source"), noise(27, 40 << 20)).expect("there is room");
+        let created = Command::new(FLASHOVER)
+            .args(["token", "create", "--offline"])
+            .output()
+            .expect("flashover starts");
+        let token = String::from_utf8_lossy(&created.stdout).trim().to_owned();
+        let command = |node, job: &str, file: &Path| {
+            let mut command = lab.command(node, FLASHOVER);
+            command.args([
+                job,
+                "--interface",
+                "eth0",
+                "--token",
+                &token,
+                "--json-lines",
+            ]);
+            command.arg(file);
+            command
+        };
+        let cast = command("head", "cast", &scratch.join("source"));
+        let _head = lab.spawn("head", cast, &scratch.join("head.log"));
+        let caught = scratch.join("disk/caught");
+        let catch = |log: &str| {
+            let log = scratch.join(log);
+            let node = lab.spawn("node1", command("node1", "catch", &caught), &log);
+            let ended = node.end_within(Duration::from_secs(90));
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            (ended.and_then(|status| status.code()), said)
+        };
+        let (code, said) = catch("first.log");
+        assert_eq!(code, Some(7), "{said}");
+        assert!(said.contains("did not take all that was written"), "{said}");
+        assert!(said.contains("pieces changed on disk"), "{said}");
+        assert!(!caught.exists(), "what is not proven gets no good name");
+        // Now it could hold all; what it lost is lost.
+        lab.shell("cd $LAB_SCRATCH && mount -o remount,size=100m back");
+        let (code, said) = catch("second.log");
+        assert_eq!(code, Some(0), "{said}");
+        lab.shell(
+            "cd $LAB_SCRATCH && umount disk && mount -o loop back/image disk &&
+             cmp source disk/caught",
+        );
     });
 }

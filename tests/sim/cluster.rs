@@ -41,6 +41,8 @@ pub(super) struct Cluster<P> {
     pub(super) secret: Secret,
     pub(super) bundle: Arc<[u8]>,
     pub(super) head: HostIndex,
+    /// What the head's machines counted.
+    pub(super) head_counters: Arc<Counters>,
     pub(super) head_log: Rc<RefCell<Vec<(Time, sender::Event)>>>,
     pub(super) nodes: Vec<Node>,
     pub(super) ledger: Rc<RefCell<Ledger>>,
@@ -51,6 +53,8 @@ pub(super) struct Cluster<P> {
 pub(super) struct Node {
     pub(super) host: HostIndex,
     pub(super) journal: Rc<RefCell<Journal>>,
+    /// What its machines counted.
+    pub(super) counters: Arc<Counters>,
     /// How many machines it has had.
     pub(super) starts: u32,
 }
@@ -67,6 +71,8 @@ pub(super) struct Journal {
     pub(super) disk_failures: u32,
     pub(super) demoted: u32,
     pub(super) silent: u32,
+    /// Alarms that somebody sends in the head's name.
+    pub(super) insiders: u32,
     pub(super) unknown_epoch: Option<EpochId>,
     pub(super) closed: bool,
 }
@@ -78,6 +84,8 @@ pub(super) struct Ledger {
     data: BTreeMap<u16, RangeSet>,
     /// Counters used, by epoch and node id.
     reports: BTreeMap<(u16, [u8; 16]), RangeSet>,
+    /// Ids that two machines have: their counters meet.
+    copied: BTreeSet<[u8; 16]>,
     /// Symbols sent of each piece, by epoch.
     pub(super) symbols: BTreeMap<(u16, u32), u64>,
     /// The last burst of the sender, as an eavesdropper has it.
@@ -130,6 +138,7 @@ impl<P: Parts> Cluster<P> {
             secret: Secret::new([0; 32]),
             bundle,
             head,
+            head_counters: Arc::default(),
             head_log: Rc::default(),
             nodes: Vec::new(),
             ledger: Rc::default(),
@@ -164,7 +173,7 @@ impl<P: Parts> Cluster<P> {
             P::cipher(),
             P::verify(&self.bundle, geometry),
             Box::new(PlainBlocks::new(geometry.piece_size(), 32)),
-            Arc::new(Counters::default()),
+            Arc::clone(&self.head_counters),
         );
         let log = Rc::clone(&self.head_log);
         let note = move |at, event| log.borrow_mut().push((at, event));
@@ -186,12 +195,34 @@ impl<P: Parts> Cluster<P> {
         self.nodes.push(Node {
             host,
             journal: Rc::default(),
+            counters: Arc::default(),
             starts: 0,
         });
     }
 
     /// Starts the receiver of a node; it has what its earlier machines stored.
     pub(super) fn start_node(&mut self, index: usize) {
+        self.nodes[index].starts += 1;
+        let id = self.id(index);
+        self.start_with_id(index, id);
+    }
+
+    /// Starts the receiver of a node under the id that another one has.
+    pub(super) fn start_copy(&mut self, index: usize, of: usize) {
+        let id = self.id(of);
+        self.ledger.borrow_mut().copied.insert(id.0);
+        self.start_with_id(index, id);
+    }
+
+    /// The id of a node since its last start.
+    pub(super) fn id(&self, index: usize) -> NodeId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(index as u64).to_be_bytes());
+        id[8..12].copy_from_slice(&self.nodes[index].starts.to_be_bytes());
+        NodeId(id)
+    }
+
+    fn start_with_id(&mut self, index: usize, id: NodeId) {
         self.check_disk(index);
         let geometry = self.session.geometry;
         let node = &mut self.nodes[index];
@@ -199,15 +230,11 @@ impl<P: Parts> Cluster<P> {
         for piece in &node.journal.borrow().stored {
             have.set(piece.as_usize());
         }
-        node.starts += 1;
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&(index as u64).to_be_bytes());
-        id[8..12].copy_from_slice(&node.starts.to_be_bytes());
         let config = ReceiverConfig {
             session: self.session,
             secret: self.secret.clone(),
             reports_to: head_address(REPORT_PORT),
-            node: NodeId(id),
+            node: id,
             host: format!("node{index}"),
             seed: self.world.random().bits(),
             receive_buffer_bytes: 0,
@@ -219,7 +246,7 @@ impl<P: Parts> Cluster<P> {
             P::cipher(),
             P::verify(&self.bundle, geometry),
             Box::new(PlainBlocks::new(geometry.piece_size(), self.plan.blocks)),
-            Arc::new(Counters::default()),
+            Arc::clone(&self.nodes[index].counters),
         );
         let journal = Rc::clone(&self.nodes[index].journal);
         journal.borrow_mut().stopped = false;
@@ -416,6 +443,7 @@ impl Journal {
             }
             Event::Complete => self.complete = self.complete.or(Some(at)),
             Event::Silent { .. } => self.silent += 1,
+            Event::Insider => self.insiders += 1,
             Event::UnknownEpoch(epoch) => self.unknown_epoch = Some(epoch),
             Event::Demoted => self.demoted += 1,
             Event::Closed => self.closed = true,
@@ -438,6 +466,9 @@ impl Ledger {
 
     fn note_report(&mut self, datagram: &[u8]) {
         let header = ReportHeader::parse(datagram).expect("receivers send what parses");
+        if self.copied.contains(&header.node.0) {
+            return;
+        }
         let counters = self
             .reports
             .entry((header.epoch.0, header.node.0))

@@ -58,6 +58,9 @@ pub(crate) enum Refusal {
     /// The head does not have what was asked for.
     #[error("The head does not have it: {0}")]
     NotFound(String),
+    /// Another machine has this node's id; when it is gone, trying again can help.
+    #[error("The head refused this node's id: {0}")]
+    IdTaken(String),
     /// The head answers, but cannot do it now; trying again can help.
     #[error("The head failed: {0}")]
     Busy(String),
@@ -66,7 +69,10 @@ pub(crate) enum Refusal {
 impl Refusal {
     /// Whether trying again can help.
     pub(crate) const fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy(_))
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::IdTaken(_) | Self::Busy(_)
+        )
     }
 }
 
@@ -88,6 +94,10 @@ impl From<Refusal> for Error {
             Refusal::NotFound(_) => (
                 Kind::Precondition,
                 "on the head: flashover image list, flashover image publish NAME",
+            ),
+            Refusal::IdTaken(_) => (
+                Kind::Precondition,
+                "start it again: every start draws a new id",
             ),
             Refusal::Busy(_) => (Kind::Network, "look at the head's messages"),
         };
@@ -303,6 +313,7 @@ impl Client {
         Err(match status {
             StatusCode::UNAUTHORIZED => Refusal::BadToken,
             StatusCode::NOT_FOUND => Refusal::NotFound(text),
+            StatusCode::CONFLICT => Refusal::IdTaken(text),
             _ => Refusal::Busy(format!("{status} {text}")),
         })
     }

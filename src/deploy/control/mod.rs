@@ -13,6 +13,8 @@
 //! | `GET /v1/status` | what the head does and knows, JSON |
 //! | `GET /metrics` | counters as Prometheus text |
 //!
+//! `join` and `report` answer 409 if another machine that is alive has the node's id.
+//!
 //! Names are looked up in a table of open bundles; no request ever becomes a path.
 
 mod client;
@@ -37,8 +39,10 @@ pub const PORT_DEFAULT: u16 = 7081;
 const REQUEST_BYTES_MAX: usize = 4096;
 /// The largest JSON answer that a node takes.
 const REPLY_BYTES_MAX: usize = 1 << 20;
+/// The length of a node's id, in characters.
+pub(crate) const ID_CHARS: usize = 32;
 /// The longest host name that is kept, in characters.
-const HOST_CHARS_MAX: usize = 64;
+pub(crate) const HOST_CHARS_MAX: usize = 64;
 /// The longest cause that is kept, in characters.
 const CAUSE_CHARS_MAX: usize = 256;
 
@@ -162,7 +166,7 @@ impl Report {
     /// The report with its texts cut and free of control characters.
     pub(crate) fn cleaned(self) -> Self {
         Self {
-            node: clean(&self.node, 32),
+            node: clean(&self.node, ID_CHARS),
             host: clean(&self.host, HOST_CHARS_MAX),
             cause: clean(&self.cause, CAUSE_CHARS_MAX),
             image: clean(&self.image, IMAGE_NAME_BYTES_MAX),
@@ -203,7 +207,7 @@ impl Shares {
 }
 
 /// Cuts a text at `chars_max` characters and replaces what a terminal could mistake for a command.
-fn clean(text: &str, chars_max: usize) -> String {
+pub(crate) fn clean(text: &str, chars_max: usize) -> String {
     let shown = |c: char| if c.is_control() { '?' } else { c };
     text.chars().take(chars_max).map(shown).collect()
 }

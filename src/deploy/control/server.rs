@@ -178,9 +178,11 @@ async fn manifest(
 async fn join(
     State(shop): State<Shop>,
     Path((name, serial)): Path<(String, String)>,
+    Extension(from): Extension<IpAddr>,
     Json(request): Json<JoinRequest>,
 ) -> Result<Response, Response> {
     let published = find(&shop, &name, &serial).map_err(IntoResponse::into_response)?;
+    claim(&shop, &request.node, &request.host, from).map_err(IntoResponse::into_response)?;
     let permit = Arc::clone(&shop.joins).acquire_owned().await;
     let hub = Arc::clone(&shop.hub);
     let join = move || {
@@ -194,6 +196,15 @@ async fn join(
         Ok(Err(error)) => Err(failed(&error)),
         Err(error) => Err(failed(&Error::new(Kind::Internal, error))),
     }
+}
+
+/// Refuses a node whose id another machine has.
+fn claim(shop: &Shop, id: &str, host: &str, from: IpAddr) -> Result<(), (StatusCode, String)> {
+    let claimed = shop.hub.claim(id, host, from);
+    claimed.map_err(|taken| {
+        let text = format!("the machine at {} has it and is alive", taken.owner);
+        (StatusCode::CONFLICT, text)
+    })
 }
 
 async fn peers(
@@ -251,9 +262,14 @@ async fn probe(
     Ok(Json(ProbeReply { mtu }).into_response())
 }
 
-async fn report(State(shop): State<Shop>, Json(report): Json<Report>) -> StatusCode {
+async fn report(
+    State(shop): State<Shop>,
+    Extension(from): Extension<IpAddr>,
+    Json(report): Json<Report>,
+) -> Result<StatusCode, (StatusCode, String)> {
+    claim(&shop, &report.node, &report.host, from)?;
     shop.hub.take_report(report);
-    StatusCode::NO_CONTENT
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn status(State(shop): State<Shop>) -> Response {

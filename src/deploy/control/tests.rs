@@ -1,14 +1,14 @@
 //! The control channel over real sockets of the loopback interface.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
 use crate::base::counter::Counters;
-use crate::base::event::Events;
+use crate::base::event::{Event, Events};
 use crate::base::{PieceIndex, Serial};
 use crate::deploy::casts::Casts;
 use crate::deploy::catalog::Catalog;
@@ -32,15 +32,30 @@ struct Head {
 }
 
 fn head() -> Head {
-    start(Token::rooted().unwrap())
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    start(Token::rooted().unwrap(), listen, Events::ignore())
 }
 
 /// The same head, started anew.
 fn head_again(head: &Head) -> Head {
-    start(head.token)
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    start(head.token, listen, Events::ignore())
 }
 
-fn start(token: Token) -> Head {
+/// A head that listens there, and what it warns of.
+fn head_with_warnings(listen: SocketAddr) -> (Head, Arc<Mutex<Vec<String>>>) {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&warnings);
+    let events = Events::new(move |event| {
+        if let Event::Warning { text } = event {
+            told.lock().unwrap().push(text);
+        }
+    });
+    let head = start(Token::rooted().unwrap(), listen, events);
+    (head, warnings)
+}
+
+fn start(token: Token, listen: SocketAddr, events: Events) -> Head {
     let seed = token.head_seed().unwrap().unwrap();
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&sample(), 0).unwrap();
@@ -58,9 +73,8 @@ fn start(token: Token) -> Head {
     }));
     let gate = Gate::Only(token.secret);
     let counters = Arc::new(Counters::default());
-    let hub = Hub::new(catalog, gate, Casts::none(), counters, Events::ignore());
+    let hub = Hub::new(catalog, gate, Casts::none(), counters, events);
     let hub = Arc::new(hub.unwrap());
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = Server::start(listen, &seed, Arc::clone(&hub)).unwrap();
     Head { server, token, hub }
 }
@@ -283,4 +297,42 @@ fn strangers_that_send_nothing_or_nonsense_do_not_stop_others() {
     assert!(!answer.starts_with(b"HTTP"));
     client(&head, &head.token).images().unwrap();
     drop(silent);
+}
+
+/// Row 21 of the fault matrix: two machines with one id.
+#[test]
+fn row_21_the_second_machine_with_an_id_is_refused_while_the_first_is_alive() {
+    let (head, warnings) = head_with_warnings(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+    let port = head.server.local().port();
+    let at = |ip: IpAddr| Client::new(SocketAddr::new(ip, port), &head.token).unwrap();
+    let mut first = at(Ipv4Addr::LOCALHOST.into());
+    let mut second = at(Ipv6Addr::LOCALHOST.into());
+    let join = |host: &str| JoinRequest {
+        node: "00".repeat(16),
+        host: host.to_owned(),
+        mtu: 1500,
+    };
+    first.join("thing", Serial(1), &join("one")).unwrap();
+    for _ in 0..2 {
+        let refusal = second.join("thing", Serial(1), &join("two")).unwrap_err();
+        assert!(matches!(refusal, Refusal::IdTaken(_)), "{refusal}");
+        let text = refusal.to_string();
+        assert!(text.contains("the machine at 127.0.0.1 has it"), "{text}");
+    }
+    // Nor does it speak for the first.
+    first.report(&report(Phase::Receiving, "one")).unwrap();
+    let refusal = second.report(&report(Phase::Receiving, "two")).unwrap_err();
+    assert!(matches!(refusal, Refusal::IdTaken(_)), "{refusal}");
+    let status = head.hub.status();
+    let node = &status["nodes"][0];
+    assert_eq!(node["host"], "one");
+    assert_eq!(node["address"], "127.0.0.1");
+    assert_eq!(node["rival"], "::1");
+    let told: Vec<String> = warnings.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "told once: {told:?}");
+    assert!(told[0].contains("two at ::1 has the node id of 127.0.0.1"));
+    // Ranges are for whoever has the token.
+    assert_eq!(second.range("thing", Serial(1), 0..4).unwrap().len(), 4);
+    first.report(&report(Phase::Done, "one")).unwrap();
+    second.join("thing", Serial(1), &join("two")).unwrap();
 }

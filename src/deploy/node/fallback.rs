@@ -24,6 +24,8 @@ pub(super) enum Cause {
     NotOffered,
     /// This machine cannot listen to the group.
     CannotListen(String),
+    /// Another machine has this node's id.
+    IdTaken(String),
     /// Nothing has ever come.
     Filtered,
     /// It came, and stopped.
@@ -41,6 +43,7 @@ impl fmt::Display for Cause {
         let text = match self {
             Self::NotOffered => "the head does not multicast this image",
             Self::CannotListen(why) => return write!(f, "multicast cannot be received: {why}"),
+            Self::IdTaken(why) => return write!(f, "the head refused this node's id: {why}"),
             Self::Filtered => {
                 "no multicast reaches this node (filtered? IGMP snooping without a querier, \
                  a firewall, or another network)"

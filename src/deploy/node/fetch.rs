@@ -231,6 +231,10 @@ impl<'a> Job<'a> {
                     .warn(format!("{piece} was not stored: {error}"));
                 self.abandon(piece, abandoned);
             }
+            Heard::Insider => self.work.events.warn(
+                "somebody who holds the group key sends datagrams in the head's name: a node of this \
+                 run may be compromised; every piece is verified before it counts",
+            ),
             Heard::UnknownEpoch => self.join(now),
             Heard::Silent => {
                 self.is_silent = true;
@@ -322,6 +326,9 @@ impl<'a> Job<'a> {
                     Ok(reply) => self.joined(&reply, now),
                     Err(refusal) => {
                         self.join_backoff.failed(now);
+                        if let (None, Refusal::IdTaken(why)) = (&self.listening, &refusal) {
+                            self.fallback.down(Cause::IdTaken(why.clone()));
+                        }
                         self.refused(refusal, now)?;
                     }
                 }

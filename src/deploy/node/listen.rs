@@ -52,6 +52,8 @@ pub(super) enum Heard {
     },
     /// The sender may have started anew.
     UnknownEpoch,
+    /// Somebody sends in the head's name.
+    Insider,
     /// Nothing comes.
     Silent,
     /// Something comes.
@@ -255,6 +257,7 @@ fn tell(event: Event, facts: &Sender<Fact>) -> ControlFlow<()> {
             abandoned,
         },
         Event::UnknownEpoch(_) => Heard::UnknownEpoch,
+        Event::Insider => Heard::Insider,
         Event::Silent { .. } => Heard::Silent,
         Event::Alive => Heard::Alive,
         Event::Demoted => Heard::Demoted,

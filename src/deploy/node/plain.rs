@@ -24,7 +24,7 @@ use crate::image::hash::piece_value;
 use crate::image::{Kind as BundleKind, Manifest};
 
 /// How often what changed on disk is fetched again.
-const REPAIRS_MAX: u32 = 2;
+pub(super) const REPAIRS_MAX: u32 = 2;
 /// How many places are told.
 const PLACES_TOLD_MAX: usize = 8;
 
@@ -110,29 +110,38 @@ fn fetch_and_prove(
     let mut repairs_left = REPAIRS_MAX;
     loop {
         let verifying = Instant::now();
-        let have = read_back(&joined.manifest, store, &config.want.events)?;
-        if have.is_full() {
-            let verifying = verifying.elapsed();
-            let proof = Proof {
-                started,
-                received,
-                verifying,
-            };
-            return Ok((fetched, proof));
-        }
-        let what = changed(&joined.manifest, &have);
+        config.want.events.phase(Phase::Verifying);
+        let (have, settled) = store.read_back(&joined.manifest.pieces, &config.want.events)?;
+        let what = match (have.is_full(), &settled) {
+            (true, Ok(())) => {
+                let verifying = verifying.elapsed();
+                let proof = Proof {
+                    started,
+                    received,
+                    verifying,
+                };
+                return Ok((fetched, proof));
+            }
+            (true, Err(error)) => store.not_taken(error),
+            (false, Ok(())) => changed(&joined.manifest, &have),
+            (false, Err(error)) => {
+                let lost = changed(&joined.manifest, &have);
+                format!("{}; {lost}", store.not_taken(error))
+            }
+        };
         if repairs_left == 0 {
-            return Err(Error::text(Kind::Integrity, format!("Again {what}"))
+            let kind = settled.map_or(Kind::Storage, |()| Kind::Integrity);
+            return Err(Error::text(kind, format!("Again: {what}"))
                 .hint("the disk is failing, or somebody writes to the file"));
         }
+        repairs_left -= 1;
         config
             .want
             .events
-            .warn(format!("{what}; they are fetched again"));
+            .warn(format!("{what}; what is wrong is fetched again"));
         let (again, more) = run(config, joined, store, have, counters, Nothing)?;
         fetched.follow(again);
         received += more;
-        repairs_left -= 1;
     }
 }
 
@@ -170,14 +179,8 @@ fn run(
     Ok((fetched, received))
 }
 
-/// Reads the file back: which pieces are right on disk.
-fn read_back(manifest: &Manifest, store: &PieceStore, events: &Events) -> Result<Bitmap> {
-    events.phase(Phase::Verifying);
-    store.resume_all(&manifest.pieces, events)
-}
-
 /// Says which pieces are wrong, the first of them by where they lie in the file.
-fn changed(manifest: &Manifest, have: &Bitmap) -> String {
+pub(super) fn changed(manifest: &Manifest, have: &Bitmap) -> String {
     let geometry = manifest.geometry;
     let wrong = geometry
         .pieces()

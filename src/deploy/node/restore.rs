@@ -8,17 +8,18 @@ use serde::Serialize;
 
 use super::fetch::{Fetched, Work, fetch};
 use super::join::{Joined, join};
-use super::plain::{Proof, receipt};
+use super::plain::{Proof, REPAIRS_MAX, changed, receipt};
 use super::{Receipt, Sink, Want};
-use crate::base::PieceIndex;
 use crate::base::counter::Counters;
-use crate::base::event::Phase;
+use crate::base::event::{Events, Phase};
 use crate::base::units::format_bytes;
+use crate::base::{Bitmap, PieceIndex};
 use crate::deploy::control::{Client, Shares};
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::store::PieceStore;
-use crate::image::Kind as BundleKind;
+use crate::image::{Kind as BundleKind, Manifest};
 use crate::install::{self, Options, Restored, Unpacker};
+use crate::tree::Change;
 
 /// Threads that unpack at most: each holds a frame and its content, a few MiB.
 const UNPACKERS_MAX: usize = 4;
@@ -166,61 +167,156 @@ pub fn receive(config: &Receive) -> Result<Receipt> {
 fn restore(config: &Receive, joined: &mut Joined, started: Instant) -> Result<Receipt> {
     let events = &config.want.events;
     let counters = Arc::new(Counters::default());
-    let work = config.work();
     let options = Options {
         threads: threads(),
         replace: config.replace,
         events: events.clone(),
         ..Options::default()
     };
-    let store = PieceStore::in_folder(&work, &joined.manifest, &joined.sealed)?;
+    let store = PieceStore::in_folder(&config.work(), &joined.manifest, &joined.sealed)?;
     check_space(config, joined, &store)?;
     events.phase(Phase::Resuming);
-    let have = store.resume(&joined.manifest.pieces, events)?;
-    let unpacker = Unpacker::start(
-        Arc::clone(&joined.manifest),
-        Arc::<std::fs::File>::clone(store.file()),
-        &config.target.to_install(),
-        &options,
-    );
-    let unpacker = match unpacker {
-        Ok(unpacker) => unpacker,
-        Err(error) => {
-            if have.is_empty() {
-                // A target that is refused stays as it was.
-                remove(config, store)?;
+    let mut have = store.resume(&joined.manifest.pieces, events)?;
+    let mut repairs = Repairs::default();
+    loop {
+        let source = Arc::<std::fs::File>::clone(store.file());
+        let (manifest, target) = (Arc::clone(&joined.manifest), config.target.to_install());
+        let unpacker = match Unpacker::start(manifest, source, &target, &options) {
+            Ok(unpacker) => unpacker,
+            Err(error) => {
+                if let Some(because) = repairs.because {
+                    // That it cannot be written again says less than why it should be.
+                    return Err(because.into());
+                }
+                if have.is_empty() {
+                    // A target that is refused stays as it was.
+                    remove(config, store)?;
+                }
+                return Err(error.into());
             }
-            return Err(error.into());
+        };
+        let attempt = fetch_and_unpack(config, joined, &store, have, &counters, unpacker)?;
+        let received = started.elapsed().saturating_sub(attempt.finishing);
+        let fetched = repairs.add(attempt.fetched);
+        match attempt.restored {
+            Ok(restored) => {
+                complete(config, store)?;
+                return Ok(prove(
+                    joined, config, fetched, &counters, &restored, started, received,
+                ));
+            }
+            Err(error) => {
+                have = repairs.begin(error, fetched, &joined.manifest, &store, events)?;
+            }
         }
-    };
+    }
+}
+
+/// What one attempt came to.
+struct Attempt {
+    fetched: Fetched,
+    /// What followed the last piece.
+    finishing: Duration,
+    restored: install::Result<Restored>,
+}
+
+/// Completes the store while the unpacker takes from it, and lets that finish.
+fn fetch_and_unpack(
+    config: &Receive,
+    joined: &mut Joined,
+    store: &PieceStore,
+    have: Bitmap,
+    counters: &Arc<Counters>,
+    unpacker: Unpacker,
+) -> Result<Attempt> {
     let mut sink = Unpacking(unpacker);
     let client = || Client::new(joined.head, &config.want.token);
     let job = Work {
         manifest: &joined.manifest,
-        store: &store,
+        store,
         head: joined.head,
         client: &client,
         join: &joined.request,
         net: &config.want.net,
         deadline: config.want.deadline,
-        counters: &counters,
-        events,
+        counters,
+        events: &config.want.events,
     };
     let fetched = match fetch(&job, have, &mut sink) {
         Ok(fetched) => fetched,
         // The unpacker knows better what went wrong than the job that it stopped.
-        Err(error) if sink.0.has_failed() => {
-            return Err(sink.0.finish().err().map_or(error, Into::into));
-        }
+        Err(_) if sink.0.has_failed() => Fetched::default(),
         Err(error) => return Err(error),
     };
-    let received = started.elapsed();
+    let finishing = Instant::now();
     joined.tell(Phase::Unpacking, fetched.shares, fetched.loss(), "");
-    let restored = sink.0.finish()?;
-    complete(config, store)?;
-    Ok(prove(
-        joined, config, fetched, &counters, &restored, started, received,
-    ))
+    let restored = sink.0.finish();
+    Ok(Attempt {
+        fetched,
+        finishing: finishing.elapsed(),
+        restored,
+    })
+}
+
+/// Whether an error looks like a write that the disk lost. Metadata that a file system does not
+/// keep would not be kept another time either.
+fn is_lost_write(error: &install::Error) -> bool {
+    if let install::Error::Differs { all, .. } = error {
+        return all.iter().any(|found| found.change == Change::Content);
+    }
+    matches!(error, install::Error::Damaged { .. })
+}
+
+/// Further attempts, when what was restored is not what was signed: a disk lost or misplaced a
+/// write. What is wrong in the store is fetched again, and everything is unpacked again.
+#[derive(Default)]
+struct Repairs {
+    count: u32,
+    /// Why the last began.
+    because: Option<install::Error>,
+    fetched: Option<Fetched>,
+}
+
+impl Repairs {
+    /// All that was fetched so far.
+    fn add(&mut self, later: Fetched) -> Fetched {
+        match self.fetched.take() {
+            Some(mut fetched) if fetched.shares.total() > 0 => {
+                fetched.follow(later);
+                fetched
+            }
+            Some(_) | None => later,
+        }
+    }
+
+    /// Begins another attempt; gives the pieces that are right in the store.
+    ///
+    /// # Errors
+    /// If it was no lost write, or there were enough attempts.
+    fn begin(
+        &mut self,
+        error: install::Error,
+        fetched: Fetched,
+        manifest: &Manifest,
+        store: &PieceStore,
+        events: &Events,
+    ) -> Result<Bitmap> {
+        if !is_lost_write(&error) || self.count == REPAIRS_MAX {
+            return Err(error.into());
+        }
+        self.count += 1;
+        events.phase(Phase::Resuming);
+        let (have, settled) = store.read_back(&manifest.pieces, events)?;
+        let lost = match settled {
+            Err(error) => format!("; {}", store.not_taken(&error)),
+            Ok(()) if have.is_full() => String::new(),
+            Ok(()) => format!("; {}", changed(manifest, &have)),
+        };
+        events.warn(format!("{error}{lost}; it is unpacked again"));
+        self.because = Some(error);
+        self.fetched = Some(fetched);
+        Ok(have)
+    }
 }
 
 fn prove(

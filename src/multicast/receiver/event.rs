@@ -66,6 +66,9 @@ pub enum Event {
     /// Datagrams of this session came under a key that the receiver does not have: the sender may
     /// have started anew.
     UnknownEpoch(EpochId),
+    /// A second content came under a number that had one, and both are authentic: somebody who
+    /// holds the group's key sends in the sender's name.
+    Insider,
     /// The sender does not wait for this receiver any more; raised once each time.
     Demoted,
     /// The sender ended the session.

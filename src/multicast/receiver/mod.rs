@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+mod alarm;
 mod event;
 mod reports;
 mod window;
@@ -18,8 +19,8 @@ mod window;
 pub use event::{Command, Event, Stats};
 
 use super::keys::{Aes128Gcm, Cipher, Key, Secret};
-use super::limits::{SENDER_SILENCE_MAX, STATS_INTERVAL, STRIKES_MAX, UNKNOWN_EPOCH_INTERVAL};
-use super::replay::ReplayWindow;
+use super::limits::{SENDER_SILENCE_MAX, STATS_INTERVAL, STRIKES_MAX};
+use super::replay::{ReplayWindow, Tag};
 use super::session::Session;
 use super::wire::control::Control;
 use super::wire::lct::{Codepoint, HEADER_SIZE, Header};
@@ -29,6 +30,7 @@ use crate::base::{Bitmap, Block, Blocks, Counter, Counters, EpochId, NodeId, Pie
 use crate::fec::{Code, RaptorQ};
 use crate::image::verify::{PieceHashes, Verify};
 use crate::machine::{DiskDone, DiskKind, DiskOp, FileId, Input, Machine, Output, Transmit};
+use alarm::Alarms;
 use reports::{Lister, Schedule, Seen};
 use window::{Outcome, Symbol, Taken, Window};
 
@@ -91,7 +93,7 @@ pub struct Receiver<C: Code = RaptorQ, X: Cipher = Aes128Gcm, V: Verify = PieceH
     /// Whether anything was heard since the last report.
     was_heard: bool,
     is_silent: bool,
-    unknown_epoch_at: Time,
+    alarms: Alarms,
     stats: Stats,
     stats_at: Time,
     /// `received` and `lost` when the last statistics were raised.
@@ -156,7 +158,7 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
             report_key: cipher.report_key(&secret, epoch, tsi, node),
             cipher,
             report_counter: 0,
-            replay: ReplayWindow::new(),
+            replay: ReplayWindow::tagged(),
             closed: have.clone(),
             have,
             window: Window::new(code, geometry, session.symbol_size, blocks),
@@ -171,7 +173,7 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
             heard_at: Time::ZERO,
             was_heard: false,
             is_silent: false,
-            unknown_epoch_at: Time::ZERO,
+            alarms: Alarms::new(),
             stats: Stats::default(),
             stats_at: Time::NEVER,
             stats_told: (0, 0),
@@ -214,27 +216,21 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
             self.count(Counter::RejectedForged);
             return self.on_unknown_epoch(header.epoch, now);
         }
-        if !self.replay.is_fresh(header.counter) {
-            return self.count(Counter::RejectedReplayed);
+        let tag = Tag::of(datagram);
+        if !self.is_fresh(&header, datagram, now) {
+            return;
         }
         let (clear, sealed) = datagram.split_at_mut(HEADER_SIZE);
         let Some(body) = self.data_key.open(header.counter, clear, sealed) else {
             return self.count(Counter::RejectedForged);
         };
-        self.replay.insert(header.counter);
+        self.replay.insert_tagged(header.counter, tag);
         self.seen.note(header.counter);
         self.stats.received += 1;
         self.note_heard(now);
         match header.codepoint {
             Codepoint::RaptorQ => self.on_symbol(&header, body),
             Codepoint::Control => self.on_control(&header, body),
-        }
-    }
-
-    fn on_unknown_epoch(&mut self, epoch: EpochId, now: Time) {
-        if now >= self.unknown_epoch_at {
-            self.unknown_epoch_at = now + UNKNOWN_EPOCH_INTERVAL;
-            self.raise(Event::UnknownEpoch(epoch));
         }
     }
 
@@ -285,7 +281,11 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
             Taken::Source => self.count(Counter::SymbolsSource),
             Taken::Repair => self.count(Counter::SymbolsRepair),
             Taken::Useless => return self.count(Counter::SymbolsUseless),
-            Taken::NoMemory => return self.count(Counter::SymbolsWithoutMemory),
+            Taken::NoMemory { is_new_pass } => {
+                let pieces = u64::from(is_new_pass);
+                self.counters.add(Counter::PiecesSkipped, pieces);
+                return self.count(Counter::SymbolsWithoutMemory);
+            }
             Taken::Malformed => return self.count(Counter::RejectedMalformed),
         }
         match self.window.complete(piece) {
@@ -401,7 +401,7 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
         self.epoch = epoch;
         self.data_key = self.cipher.data_key(secret, epoch, tsi);
         self.report_key = self.cipher.report_key(secret, epoch, tsi, self.node);
-        self.replay = ReplayWindow::new();
+        self.replay = ReplayWindow::tagged();
         self.seen = Seen::default();
         self.window.note_new_epoch();
         self.is_demoted = false;

@@ -65,7 +65,10 @@ pub(super) enum Taken {
     /// It was there already, or is beyond all need.
     Useless,
     /// No block is free for its piece.
-    NoMemory,
+    NoMemory {
+        /// The piece comes by for the first time, or anew, and is skipped from here on.
+        is_new_pass: bool,
+    },
     /// It does not fit the shape of its piece.
     Malformed,
 }
@@ -249,7 +252,7 @@ impl<C: Code> Window<C> {
             true
         };
         self.skipped += u32::from(is_new_pass);
-        Taken::NoMemory
+        Taken::NoMemory { is_new_pass }
     }
 }
 

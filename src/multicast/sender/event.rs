@@ -62,6 +62,18 @@ pub enum Event {
         /// Its host name.
         host: String,
     },
+    /// Authentic reports of a receiver that is being served come from another machine too, and are
+    /// refused: two have one id, or somebody replays what the first said.
+    Twin {
+        /// Who.
+        node: NodeId,
+        /// The host name of the first.
+        host: String,
+        /// Where the first reports from.
+        from: SocketAddr,
+        /// Where the other reports come from.
+        twin: SocketAddr,
+    },
     /// A piece could not be read and will not be sent.
     ReadFailed {
         /// Which.

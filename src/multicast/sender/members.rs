@@ -1,7 +1,7 @@
 //! The receivers that a sender knows. A receiver exists by its first authentic report.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::event::Lag;
@@ -48,6 +48,8 @@ pub(super) struct Member<K> {
     watch: Watch,
     /// It was demoted once and is served again; since when, and with how many pieces.
     pub(super) second_chance: Option<(Time, u32)>,
+    /// The last other machine that reported under its id.
+    twin: Option<IpAddr>,
 }
 
 /// What became of a receiver.
@@ -83,6 +85,8 @@ pub(super) enum Refused {
     Malformed,
     /// There are too many receivers.
     Full,
+    /// Another machine that is being served has this id; whether that is news.
+    Twin(bool),
 }
 
 impl<K: Key> Members<K> {
@@ -115,6 +119,9 @@ impl<K: Key> Members<K> {
     }
 
     /// Opens a report. Its sender becomes known when it is authentic and there is room.
+    ///
+    /// Who is served is known by its address too. Counters of two machines with one id would look
+    /// like replays of each other, so a second one is told apart before anything else.
     pub(super) fn open(
         &mut self,
         header: &ReportHeader,
@@ -127,6 +134,15 @@ impl<K: Key> Members<K> {
             .ok_or(Refused::Malformed)?;
         let (node, counter) = (header.node, header.counter);
         if let Some(member) = self.by_id.get_mut(&node) {
+            if member.is_served() && member.from.ip() != from.ip() {
+                let authentic = member.key.open(counter, clear, sealed).is_some();
+                let is_news = authentic && member.twin.replace(from.ip()) != Some(from.ip());
+                return Err(if authentic {
+                    Refused::Twin(is_news)
+                } else {
+                    Refused::Forged
+                });
+            }
             if !member.replay.is_fresh(counter) {
                 return Err(Refused::Replayed);
             }
@@ -257,7 +273,12 @@ impl<K: Key> Member<K> {
                 loss_min: 1.0,
             },
             second_chance: None,
+            twin: None,
         }
+    }
+
+    const fn is_served(&self) -> bool {
+        matches!(self.standing, Standing::Active | Standing::Demoted)
     }
 
     /// Takes the figures of a report.

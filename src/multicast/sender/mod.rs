@@ -223,7 +223,25 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             }
             Err(Refused::Forged) => self.count(Counter::RejectedForged, 1),
             Err(Refused::Replayed) => self.count(Counter::RejectedReplayed, 1),
+            Err(Refused::Twin(is_news)) => {
+                self.count(Counter::RejectedTwin, 1);
+                if is_news {
+                    self.raise_twin(header.node, from);
+                }
+            }
             Err(Refused::Malformed | Refused::Full) => self.count(Counter::RejectedMalformed, 1),
+        }
+    }
+
+    fn raise_twin(&mut self, node: NodeId, twin: SocketAddr) {
+        if let Some(member) = self.members.get(node) {
+            let (host, from) = (member.host.clone(), member.from);
+            self.raise(Event::Twin {
+                node,
+                host,
+                from,
+                twin,
+            });
         }
     }
 

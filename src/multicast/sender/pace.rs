@@ -103,8 +103,9 @@ impl Pace {
     }
 
     /// Measures, and adapts the rate; called every [`TICK`]. `loss` and `drop_share` are the
-    /// quantiles over receivers, `round` the time that reports of all receivers need.
-    pub(super) fn tick(&mut self, loss: f64, drop_share: f64, round: Duration, now: Time) {
+    /// quantiles over receivers, `round` the time that reports of all receivers need. Gives whether
+    /// the rate was lowered.
+    pub(super) fn tick(&mut self, loss: f64, drop_share: f64, round: Duration, now: Time) -> bool {
         let bytes = as_f64(self.bytes_sent - self.bytes_told);
         self.bytes_told = self.bytes_sent;
         let elapsed = now.since(self.told_at).clamp(TICK, TICK * 10);
@@ -112,19 +113,20 @@ impl Pace {
         self.measured += 0.3 * (bytes / elapsed.as_secs_f64() - self.measured);
         let is_high = loss > self.baseline + LOSS_HIGH || drop_share > DROP_SHARE_HIGH;
         if now < self.patience_until {
-            return;
+            return false;
         }
         if is_high {
-            self.lower(loss, drop_share);
             self.patience_until = now + (round * 4).max(PATIENCE_MIN);
-        } else {
-            self.before = None;
-            self.baseline *= 0.999;
-            self.raise();
+            return self.lower(loss, drop_share);
         }
+        self.before = None;
+        self.baseline *= 0.999;
+        self.raise();
+        false
     }
 
-    fn lower(&mut self, loss: f64, drop_share: f64) {
+    /// Lowers the rate, or finds that this did not help and gives it back: then `false`.
+    fn lower(&mut self, loss: f64, drop_share: f64) -> bool {
         let limit = self.adapted.map_or(f64::INFINITY, as_f64);
         let rate = limit.min(self.measured);
         let first = Before {
@@ -140,13 +142,14 @@ impl Pace {
             self.baseline = loss;
             self.before = None;
             self.adapted = Some(as_rate(before.rate * 1.5));
-            return;
+            return false;
         }
         let times = before.times + 1;
         self.before = Some(Before { times, ..before });
         let found = before.times > 0 && is_bottleneck && drop_share < DROP_SHARE_HIGH;
         let lowered = if found { arrives } else { rate };
         self.adapted = Some(as_rate(lowered.min(rate * 0.75)));
+        true
     }
 
     fn raise(&mut self) {

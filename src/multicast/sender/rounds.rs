@@ -4,7 +4,7 @@
 use super::event::{Event, Gone, NodeProgress, Progress};
 use super::members::{Standing, quantile};
 use super::{PROGRESS_INTERVAL, Phase, Sender, Wishes};
-use crate::base::{NodeId, Time};
+use crate::base::{Counter, NodeId, Time};
 use crate::fec::Code;
 use crate::image::verify::Verify;
 use crate::multicast::keys::Cipher;
@@ -23,8 +23,9 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         self.loss = quantile(&loss, QUANTILE);
         self.demand.set_loss(self.loss);
         let drop_share = quantile(&drops, QUANTILE);
-        self.pace
-            .tick(self.loss, drop_share, self.wishes.interval, now);
+        let interval = self.wishes.interval;
+        let is_lowered = self.pace.tick(self.loss, drop_share, interval, now);
+        self.count(Counter::RateLowered, u64::from(is_lowered));
         for (_, member) in self.members.iter_mut() {
             member.held = member.held * 9 / 10;
         }

@@ -193,8 +193,10 @@ fn forged_and_replayed_datagrams_change_nothing() {
     }
     room.run_to_end(5 * SECOND);
     let counters = &room.nodes[node].counters;
-    assert_eq!(counters.get(Counter::RejectedReplayed), 250);
-    assert_eq!(counters.get(Counter::RejectedForged), 100);
+    assert_eq!(counters.get(Counter::RejectedReplayed), 200);
+    // With them those whose tag is not the one that was seen under their counter.
+    assert_eq!(counters.get(Counter::RejectedForged), 150);
+    assert_eq!(counters.get(Counter::RejectedTwoContents), 0);
     assert_eq!(counters.get(Counter::RejectedMalformed), 50);
     assert_eq!(counters.get(Counter::PiecesPoisoned), 0);
     assert_eq!(room.sender_counters.get(Counter::RejectedMalformed), 50);

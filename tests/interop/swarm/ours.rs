@@ -2,7 +2,7 @@
 
 use flashover::capture::torrent::Forms;
 
-use super::pairs::{Pair, pass};
+use super::pairs::{Pair, Way, pass};
 use super::peers::STOCK;
 use crate::netns::lab::{Setup, in_lab};
 
@@ -34,5 +34,28 @@ fn torrents_of_version_2_and_of_both_are_fetched_too() {
     let pair = Pair::told("rqbit", OURS);
     let forms = Forms::Hybrid;
     pairs.push(Pair { forms, ..pair });
+    in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
+}
+
+#[test]
+fn peers_are_found_by_trackers_and_torrents_by_magnet_links() {
+    let of = |seeder, leecher, way| Pair {
+        way,
+        ..Pair::new(seeder, leecher)
+    };
+    let pairs = [
+        of(OURS, OURS, Way::HttpTracker),
+        of(OURS, "aria2", Way::HttpTracker),
+        of(OURS, "transmission", Way::HttpTracker),
+        of("libtorrent", OURS, Way::HttpTracker),
+        of(OURS, OURS, Way::UdpTracker),
+        of(OURS, "libtorrent", Way::UdpTracker),
+        of("transmission", OURS, Way::UdpTracker),
+        of(OURS, OURS, Way::Magnet),
+        of(OURS, "libtorrent", Way::Magnet),
+        of(OURS, "transmission", Way::Magnet),
+        of("libtorrent", OURS, Way::Magnet),
+        of("aria2", OURS, Way::Magnet),
+    ];
     in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
 }

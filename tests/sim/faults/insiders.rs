@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use flashover::base::Counter;
 use flashover::fec::Esi;
 use flashover::multicast::keys::{Cipher as _, Key as _};
 use flashover::multicast::receiver::Command;
 use flashover::multicast::wire::lct::{Codepoint, HEADER_SIZE, Header};
 use flashover::multicast::{Aes128Gcm, Secret, Session};
 
-use super::super::cluster::{Cluster, GROUP_PORT, Plan, group, head_address};
+use super::super::cluster::{Cluster, GROUP_PORT, Node, Plan, group, head_address};
 use super::super::models::{Real, part};
 use super::super::seeds;
 use super::{PLAN, lossy};
@@ -32,6 +33,65 @@ fn false_symbol(session: &Session, secret: &Secret, toi: u32, esi: u32, counter:
     let datagram = [&header[..], &body, &tag].concat();
     assert_eq!(datagram.len(), HEADER_SIZE + body.len() + tag.len());
     datagram
+}
+
+/// Two contents under one number, both sealed by the group's key: every node that hears both tells
+/// of it, and the piece comes out right. A repetition is no alarm.
+#[test]
+fn row_09_one_number_with_two_contents() {
+    seeds(
+        "faults::insiders::row_09_one_number_with_two_contents",
+        3,
+        |seed| {
+            let plan = Plan { nodes: 4, ..PLAN };
+            let mut cluster = Cluster::<Real>::new(seed, plan);
+            cluster.set_links(lossy(0.01));
+            cluster.start_all();
+            let from = head_address(GROUP_PORT);
+            let alarms = |cluster: &Cluster<Real>| {
+                let of = |node: &Node| node.journal.borrow().insiders;
+                cluster.nodes.iter().map(of).collect::<Vec<_>>()
+            };
+            for turn in 0..40 {
+                cluster.run_for(Duration::from_millis(2));
+                let (burst, size) = {
+                    let ledger = cluster.ledger.borrow();
+                    (ledger.last_burst.clone(), ledger.last_segment_size)
+                };
+                if size == 0 {
+                    continue;
+                }
+                cluster.world.inject(from, group(), &burst, size);
+                cluster.run_for(Duration::from_millis(1));
+                if turn == 20 {
+                    assert_eq!(alarms(&cluster), [0; 4], "repetitions are no alarm");
+                }
+                if turn > 20 {
+                    let header = Header::parse(&burst).expect("the head sends what parses");
+                    let (session, secret) = (cluster.session, cluster.secret.clone());
+                    let toi = header.toi.max(1);
+                    let other = false_symbol(&session, &secret, toi, 3, header.counter);
+                    cluster.world.inject(from, group(), &other, other.len());
+                }
+            }
+            cluster.run_to_completion(Duration::from_secs(30));
+            cluster.check();
+            assert_eq!(
+                alarms(&cluster),
+                [1; 4],
+                "each tells, and not for each datagram"
+            );
+            for node in &cluster.nodes {
+                let count = node.counters.get(Counter::RejectedTwoContents);
+                assert!(count > 5, "{count} were noticed");
+                assert_eq!(
+                    node.journal.borrow().poisoned,
+                    0,
+                    "the first content counted"
+                );
+            }
+        },
+    );
 }
 
 /// A member of the group sends false symbols: that costs time, never a wrong byte. The pieces are

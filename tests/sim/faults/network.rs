@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flashover::base::Counter;
 use flashover::machine::world::{Bursts, Conditions, World};
 
 use super::super::cluster::{
@@ -52,6 +53,46 @@ fn row_02_burst_loss() {
             "{at} against {undisturbed}"
         );
     });
+}
+
+/// A burst that all lose at once lowers the rate once, however many datagrams it took: it is one
+/// event, and what lasts is another.
+#[test]
+fn row_02_one_burst_is_one_event() {
+    seeds(
+        "faults::network::row_02_one_burst_is_one_event",
+        4,
+        |seed| {
+            let mut cluster = started::<Cheap>(seed, LONG, lossy(0.0));
+            cluster.run_for(Duration::from_millis(1500));
+            let lowered =
+                |cluster: &Cluster<Cheap>| cluster.head_counters.get(Counter::RateLowered);
+            assert_eq!(lowered(&cluster), 0);
+            // At 81 datagrams in a millisecond, 500 of them and then some.
+            cluster.set_links(lossy(1.0));
+            cluster.run_for(Duration::from_millis(8));
+            cluster.set_links(lossy(0.0));
+            cluster.run_for(Duration::from_millis(2000));
+            let lost = cluster.nodes[0].counters.get(Counter::PacketsLost);
+            assert!(lost > 500, "{lost} were lost");
+            println!(
+                "seed {seed}: {lost} lost, lowered {} times",
+                lowered(&cluster)
+            );
+            assert!(lowered(&cluster) <= 1, "once, not per datagram");
+            // A twin that must count more: loss that stays.
+            cluster.set_links(Conditions {
+                rate: 1_100_000,
+                queue_bytes_max: 60_000,
+                ..lossy(0.0)
+            });
+            cluster.run_for(Duration::from_millis(2000));
+            assert!(lowered(&cluster) > 2, "{} times", lowered(&cluster));
+            cluster.set_links(lossy(0.0));
+            others_done(&mut cluster, &[]);
+            cluster.check();
+        },
+    );
 }
 
 /// What a node's own kernel drops is told apart from what the network loses.

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use flashover::base::Counter;
 use flashover::machine::DiskError;
 use flashover::machine::world::Conditions;
+use flashover::multicast::keys::{Cipher as _, Key as _};
 use flashover::multicast::sender::Event;
+use flashover::multicast::wire::report::{Report, ReportHeader};
+use flashover::multicast::{Aes128Gcm, Session};
 
-use super::super::cluster::{Cluster, Node, Plan};
-use super::super::models::{Cheap, Clumsy, Modelled};
+use super::super::cluster::{Cluster, Node, Plan, REPORT_PORT, head_address, node_address};
+use super::super::models::{Cheap, Clumsy, Modelled, Real};
 use super::super::seeds;
 use super::{LONG, PLAN, cost, lossy, others_done, started, undisturbed};
 
@@ -76,6 +80,18 @@ fn row_04_slow_disk() {
     assert!(
         at.as_nanos() <= undisturbed.as_nanos() * 103 / 100,
         "{at} against {undisturbed}"
+    );
+    // A piece that is skipped is skipped from its first symbol to its last.
+    let counted = |counter| cluster.nodes[4].counters.get(counter);
+    let (pieces, symbols) = (
+        counted(Counter::PiecesSkipped),
+        counted(Counter::SymbolsWithoutMemory),
+    );
+    println!("{pieces} pieces, {symbols} symbols skipped");
+    assert!(pieces > 100, "the disk is far too slow: {pieces} skipped");
+    assert!(
+        symbols * 100 >= pieces * 745 * 95,
+        "whole pieces are skipped, not {symbols} symbols of {pieces}"
     );
     cluster.run_to_completion(Duration::from_secs(240));
     cluster.check();
@@ -154,6 +170,74 @@ fn row_19_joiner_at_half() {
         println!("seed {seed}: {took:.2} s after it joined, least {least:.2} s");
         assert!(took <= 1.08 * least, "{took} s against {least} s");
     });
+}
+
+/// Two machines with one id: the first goes on, whatever the second says in its name, the second is
+/// refused and told of, and nobody else is concerned.
+#[test]
+fn row_21_two_machines_with_one_id() {
+    seeds(
+        "faults::nodes::row_21_two_machines_with_one_id",
+        5,
+        |seed| {
+            let mut cluster = Cluster::<Real>::new(seed, PLAN);
+            cluster.set_links(lossy(0.02));
+            let (first, twin) = (0, PLAN.nodes - 1);
+            (0..twin).for_each(|index| cluster.start_node(index));
+            cluster.run_for(Duration::from_millis(30));
+            cluster.start_copy(twin, first);
+            cluster.run_for(Duration::from_millis(30));
+            // Its counter is ahead of the first's, and it claims to have everything.
+            let done = report_in_the_name_of(&cluster, first, 10_000);
+            let (from, to) = (node_address(twin, REPORT_PORT), head_address(REPORT_PORT));
+            cluster.world.inject(from, to, &done, done.len());
+            cluster.run_for(Duration::from_millis(10));
+            let missing = cluster.nodes[first].journal.borrow().complete.is_none();
+            assert!(missing, "the first still lacks something");
+            others_done(&mut cluster, &[twin]);
+            cluster.check();
+            let log = cluster.head_log.borrow();
+            let told: Vec<_> = log
+                .iter()
+                .filter_map(|(_, event)| match event {
+                    Event::Twin { from, twin, .. } => Some((*from, *twin)),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(
+                told,
+                [(node_address(first, REPORT_PORT), from)],
+                "told once"
+            );
+            let gone = |event: &Event| matches!(event, Event::NodeGone { .. });
+            assert!(!log.iter().any(|(_, event)| gone(event)), "all go on");
+            let refused = cluster.head_counters.get(Counter::RejectedTwin);
+            assert!(refused > 1, "{refused} reports of the second were refused");
+        },
+    );
+}
+
+/// A report of somebody who has the id of a node, and claims to have every piece.
+fn report_in_the_name_of(cluster: &Cluster<Real>, index: usize, counter: u64) -> Vec<u8> {
+    let Session { tsi, epoch, .. } = cluster.session;
+    let node = cluster.id(index);
+    let header = ReportHeader {
+        tsi,
+        epoch,
+        node,
+        counter,
+    };
+    let header = header.emit();
+    let report = Report {
+        done: true,
+        pieces_done: cluster.session.geometry.piece_count(),
+        host: format!("node{index}"),
+        ..Report::default()
+    };
+    let mut body = report.emit();
+    let key = Aes128Gcm.report_key(&cluster.secret, epoch, tsi, node);
+    let tag = key.seal(counter, &header, &mut body);
+    [&header[..], &body, &tag].concat()
 }
 
 /// Nodes that die are not waited for, and forgotten within three seconds.
