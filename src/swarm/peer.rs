@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::limits::{ASKED_MAX, ASKED_MIN, BLOCK_BYTES, ROUND_TRIP_MS};
+use super::seal::Seal;
 use super::wire::extension::ExtensionIds;
 use super::wire::framer::Framer;
 use super::wire::metadata::MetadataServer;
@@ -23,7 +24,6 @@ use crate::base::{Bitmap, Time};
 use crate::machine::StreamId;
 
 /// See the module.
-#[derive(Debug)]
 pub struct Peer {
     pub(super) address: SocketAddr,
     pub(super) phase: Phase,
@@ -77,6 +77,10 @@ pub struct Peer {
     marks: VecDeque<(u64, BlockRange)>,
     pub(super) up: Rate,
 
+    /// What seals the stream between nodes of a run.
+    pub(super) seal: Option<Box<Seal>>,
+    /// What was given sealed and is not gone: bytes on the wire, and how many they carry.
+    sealed: VecDeque<(usize, usize)>,
     /// Messages that wait to be given to the driver.
     out: BytesMut,
     outbox: VecDeque<Bytes>,
@@ -127,6 +131,8 @@ impl Peer {
             gone: 0,
             marks: VecDeque::new(),
             up: Rate::default(),
+            seal: None,
+            sealed: VecDeque::new(),
             out: BytesMut::new(),
             outbox: VecDeque::new(),
         }
@@ -159,9 +165,20 @@ impl Peer {
         self.up.note(len);
     }
 
-    /// Takes what is to be given to the driver, in order.
+    /// Takes what is to be given to the driver, in order; nothing before it can be sealed.
     pub(super) fn next_out(&mut self, now: Time) -> Option<Bytes> {
         self.close_message_run();
+        if let Some(seal) = &mut self.seal {
+            if self.outbox.is_empty() || !seal.is_ready() {
+                return None;
+            }
+            let parts: Vec<Bytes> = self.outbox.drain(..).collect();
+            let carried = parts.iter().map(Bytes::len).sum();
+            let record = seal.seal(&parts).ok()?;
+            self.sealed.push_back((record.len(), carried));
+            self.said_at = now;
+            return Some(record);
+        }
         let bytes = self.outbox.pop_front()?;
         self.said_at = now;
         Some(bytes)
@@ -180,14 +197,39 @@ impl Peer {
         self.given - self.gone
     }
 
+    /// Says the hello of a sealed stream.
+    pub(super) fn hello(&mut self) -> Option<Bytes> {
+        let hello = self.seal.as_ref()?.hello();
+        self.sealed.push_back((hello.len(), 0));
+        Some(hello)
+    }
+
     /// The kernel took more; gives the blocks that it has whole now.
     pub(super) fn sent(&mut self, count: usize) -> impl Iterator<Item = BlockRange> + use<> {
-        self.gone += count as u64;
+        self.gone += self.carried_by(count) as u64;
         assert!(self.gone <= self.given, "the kernel takes what it is given");
         let whole = self.marks.iter().take_while(|(end, _)| *end <= self.gone);
         let whole = whole.count();
         let blocks: Vec<_> = self.marks.drain(..whole).map(|(_, range)| range).collect();
         blocks.into_iter()
+    }
+
+    /// How many bytes of ours are gone whole with `count` more on the wire.
+    fn carried_by(&mut self, count: usize) -> usize {
+        if self.seal.is_none() {
+            return count;
+        }
+        let (mut left, mut carried) = (count, 0);
+        while let Some((on_wire, plain)) = self.sealed.front_mut() {
+            if *on_wire > left {
+                *on_wire -= left;
+                break;
+            }
+            left -= *on_wire;
+            carried += *plain;
+            self.sealed.pop_front();
+        }
+        carried
     }
 
     /// How many requests should wait at it: twice what it sends in a round trip.

@@ -13,8 +13,9 @@ use flashover::image::verify::Verify;
 use flashover::machine::world::{Conditions, File, HostIndex, Socket, World};
 use flashover::swarm::InfoHashes;
 use flashover::swarm::cut::Cut;
-use flashover::swarm::hash::sha1;
+use flashover::swarm::hash::{sha1, sha256};
 use flashover::swarm::scout::{self, Scout};
+use flashover::swarm::seal::SwarmSecret;
 use flashover::swarm::torrent::{Command, Config, Event, Torrent, Why};
 use flashover::swarm::tracker::graph::Graph;
 
@@ -67,6 +68,8 @@ struct Swarm {
     heard: Vec<Rc<RefCell<Heard>>>,
     graph: Graph,
     started: u64,
+    /// What seals the streams of nodes that are started.
+    secret: Option<SwarmSecret>,
 }
 
 fn address(number: usize) -> SocketAddr {
@@ -89,6 +92,7 @@ impl Swarm {
             heard: Vec::new(),
             graph: Graph::new([3; 32]),
             started: seed << 20,
+            secret: None,
         }
     }
 
@@ -149,6 +153,8 @@ impl Swarm {
             cut: self.original.cut,
             have,
             is_first_seed,
+            secret: self.secret.clone(),
+            nonces: sha256(&self.started.to_be_bytes()),
             seed: self.started,
             listen_port: Some(6881),
             info: Some(info(self.original.cut)),
@@ -467,4 +473,29 @@ fn a_scout_brings_the_description() {
     swarm.world.command::<Scout>(host, peers);
     swarm.run_for(0.5);
     assert_eq!(*found.borrow(), Some(true));
+}
+
+/// Nodes of a run understand each other; whoever has no secret, or another, gets nothing.
+#[test]
+fn a_sealed_swarm_is_closed_to_others() {
+    let mut swarm = Swarm::new(1, 256, 1 << 16);
+    for number in 0..=6 {
+        swarm.add(number == 0);
+    }
+    swarm.secret = Some(SwarmSecret::new([5; 32]));
+    swarm.start(0, swarm.all(), true);
+    for number in 1..=4 {
+        swarm.start(number, swarm.none(), false);
+    }
+    swarm.secret = Some(SwarmSecret::new([6; 32]));
+    swarm.start(5, swarm.none(), false);
+    swarm.secret = None;
+    swarm.start(6, swarm.none(), false);
+    let ratio = swarm.finish(1..=4, 3.0);
+    assert!(ratio < 1.2, "{ratio}\n{}", swarm.told());
+    swarm.run_for(1.0);
+    for number in [5, 6] {
+        let heard = swarm.heard[number].borrow();
+        assert_eq!((heard.bytes_in, heard.complete), (0, None), "node {number}");
+    }
 }

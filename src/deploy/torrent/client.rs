@@ -93,6 +93,8 @@ impl Client {
             cut,
             have: have.clone(),
             is_first_seed,
+            secret: None,
+            nonces: crate::deploy::random()?,
             seed: u64::from_be_bytes(crate::deploy::random()?),
             listen_port: Some(listens_on.port()),
             info: Some(torrent.info().bytes().clone()),
@@ -121,11 +123,9 @@ impl Client {
             .or_kind(Kind::Internal)?;
         drop(mailbox.send(Command::Peers(options.peers.clone())));
         let sources = trackers(&torrent, peer_id, listens_on, options, &mailbox)?;
-        let pieces = have
-            .iter()
-            .map(|at| PieceIndex::new(u32::try_from(at).unwrap_or(u32::MAX)));
+        let missing = bytes_missing(&torrent, &have);
         Ok(Self {
-            bytes_resumed: pieces.map(|piece| u64::from(layout.piece_len(piece))).sum(),
+            bytes_resumed: torrent.info().layout().total_len() - missing,
             torrent,
             options: options.clone(),
             have,
@@ -267,12 +267,7 @@ impl Client {
     }
 
     fn left_bytes(&self) -> u64 {
-        let layout = self.torrent.info().layout();
-        let missing = self.have.runs(false).flatten();
-        let piece = |at: usize| PieceIndex::new(u32::try_from(at).unwrap_or(u32::MAX));
-        missing
-            .map(|at| u64::from(layout.piece_len(piece(at))))
-            .sum()
+        bytes_missing(&self.torrent, &self.have)
     }
 
     fn progress(&mut self) {
@@ -329,6 +324,15 @@ impl Drop for Client {
             }
         }
     }
+}
+
+fn bytes_missing(torrent: &Metainfo, have: &Bitmap) -> u64 {
+    let layout = torrent.info().layout();
+    let piece = |at: usize| PieceIndex::new(u32::try_from(at).unwrap_or(u32::MAX));
+    let missing = have.runs(false).flatten();
+    missing
+        .map(|at| u64::from(layout.piece_len(piece(at))))
+        .sum()
 }
 
 /// How many pieces may be in memory.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::base::{Bitmap, PieceIndex};
 use crate::machine::{Closed, DiskError};
 use crate::swarm::cut::Cut;
+use crate::swarm::seal::{SealError, SwarmSecret};
 use crate::swarm::wire::framer::BadFrame;
 
 /// What a torrent is given at its start.
@@ -24,6 +25,11 @@ pub struct Config {
     /// Whether everybody waits for this seed: it shows its pieces one by one then, so that each is
     /// sent once (see [`crate::swarm::seeding`]).
     pub is_first_seed: bool,
+    /// What seals all streams, between nodes of a run; without it they are BitTorrent in clear.
+    pub secret: Option<SwarmSecret>,
+    /// Freshly drawn from the system's generator for each torrent: where the nonces of sealed
+    /// streams come from.
+    pub nonces: [u8; 32],
     /// Where pseudo-randomness starts.
     pub seed: u64,
     /// Where we listen, for peers to tell others.
@@ -110,6 +116,8 @@ pub enum Why {
     Senseless(&'static str),
     /// It has another torrent, or its handshake did not come.
     NotOurs,
+    /// Its stream is not sealed by the secret of the run.
+    NotSealed(SealError),
     /// It is this node itself, or connected already.
     Twice,
     /// Neither has what the other lacks.
@@ -131,6 +139,7 @@ impl fmt::Display for Why {
             Self::Frame(bad) => bad.fmt(f),
             Self::Senseless(what) => f.write_str(what),
             Self::NotOurs => f.write_str("It did not name this torrent"),
+            Self::NotSealed(error) => error.fmt(f),
             Self::Twice => f.write_str("It is this node, or connected already"),
             Self::BothComplete => f.write_str("It lacks nothing, and nothing is lacking here"),
             Self::Silent => f.write_str("It said nothing for too long"),

@@ -30,6 +30,7 @@ use super::fetches::Fetches;
 use super::limits::{STATS_INTERVAL, TICK};
 use super::peer::Peer;
 use super::picker::Picker;
+use super::seal::SwarmSecret;
 use super::seeding::Partition;
 use super::shelf::Shelf;
 use super::suspects::Suspects;
@@ -44,6 +45,10 @@ use crate::machine::{
 pub struct Torrent<V: Verify> {
     names: Vec<[u8; 20]>,
     peer_id: [u8; 20],
+    secret: Option<SwarmSecret>,
+    nonces: [u8; 32],
+    /// What came sealed, opened; kept for its memory.
+    opened: Vec<u8>,
     listen_port: Option<u16>,
     info: Option<Bytes>,
     is_private: bool,
@@ -125,6 +130,9 @@ impl<V: Verify> Torrent<V> {
             partition: is_first.then(|| Partition::new(count)),
             names: config.names,
             peer_id: config.peer_id,
+            secret: config.secret,
+            nonces: config.nonces,
+            opened: Vec::new(),
             listen_port: config.listen_port,
             info: config.info,
             is_private: config.is_private,

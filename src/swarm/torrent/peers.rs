@@ -6,11 +6,13 @@ use super::{Event, Phase, Torrent, Why};
 use crate::base::{Bitmap, PieceIndex, Time};
 use crate::image::verify::Verify;
 use crate::machine::{Output, StreamId, StreamInput, StreamOp};
+use crate::swarm::hash::sha256;
 use crate::swarm::limits::{
     ASKED_PATIENCE, DIALLED_MAX, GREETING_PATIENCE, KEEP_ALIVE, PEERS_MAX, SILENCE_MAX,
     SNUB_PATIENCE, STARVED_PATIENCE,
 };
 use crate::swarm::peer::{Peer, Phase as PeerPhase};
+use crate::swarm::seal::Seal;
 use crate::swarm::wire::framer::Frame;
 use crate::swarm::wire::{Handshake, Message};
 
@@ -34,6 +36,7 @@ impl<V: Verify> Torrent<V> {
             self.dialled += 1;
             let peer = Peer::new(to, PeerPhase::Opening, self.cut.piece_count(), now);
             self.peers.insert(id, peer);
+            self.seal(id);
             let op = StreamOp::Connect { id, to };
             self.outputs.push_back(Output::Stream(op));
         }
@@ -56,6 +59,8 @@ impl<V: Verify> Torrent<V> {
     fn accepted(&mut self, id: StreamId, from: SocketAddr, now: Time) {
         let peer = Peer::new(from, PeerPhase::Greeting, self.cut.piece_count(), now);
         self.peers.insert(id, peer);
+        self.seal(id);
+        self.say_hello(id);
         if self.addresses.is_banned(from) || self.phase != Phase::Running {
             self.leave(id, Why::NotOurs, now);
         } else if self.peers.len() > PEERS_MAX {
@@ -68,6 +73,7 @@ impl<V: Verify> Torrent<V> {
         if let Some(peer) = self.peers.get_mut(&id) {
             (peer.phase, peer.since) = (PeerPhase::Greeting, now);
             peer.say_raw(&handshake);
+            self.say_hello(id);
             self.flush(id, now);
         }
     }
@@ -82,7 +88,49 @@ impl<V: Verify> Torrent<V> {
         handshake.emit().to_vec()
     }
 
-    fn received(&mut self, id: StreamId, mut bytes: &[u8], now: Time) {
+    /// Seals a new stream, if this is a run with a secret.
+    fn seal(&mut self, id: StreamId) {
+        let (Some(secret), Some(peer)) = (&self.secret, self.peers.get_mut(&id)) else {
+            return;
+        };
+        let mut once = sha256(&[&self.nonces[..], id.to_string().as_bytes()].concat());
+        let nonce = *once.first_chunk().expect("a hash is longer than a nonce");
+        once.fill(0);
+        let (secret, name) = (secret.clone(), self.names[0]);
+        peer.seal = Some(Box::new(if id.is_incoming() {
+            Seal::responder(secret, name, nonce)
+        } else {
+            Seal::initiator(secret, name, nonce)
+        }));
+    }
+
+    fn say_hello(&mut self, id: StreamId) {
+        let hello = self.peers.get_mut(&id).and_then(Peer::hello);
+        if let Some(bytes) = hello {
+            let op = StreamOp::Send { id, bytes };
+            self.outputs.push_back(Output::Stream(op));
+        }
+    }
+
+    fn received(&mut self, id: StreamId, bytes: &mut [u8], now: Time) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(mut seal) = peer.seal.take() else {
+            return self.understood(id, bytes, now);
+        };
+        let mut opened = std::mem::take(&mut self.opened);
+        let result = seal.open(bytes, |plain| opened.extend_from_slice(plain));
+        peer.seal = Some(seal);
+        match result {
+            Ok(()) => self.understood(id, &opened, now),
+            Err(error) => self.leave(id, Why::NotSealed(error), now),
+        }
+        opened.clear();
+        self.opened = opened;
+    }
+
+    fn understood(&mut self, id: StreamId, mut bytes: &[u8], now: Time) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
