@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::descriptors;
 use super::error::{Error, Kind, OrKind as _, Result};
 use super::interrupt::Interrupt;
 use super::net::Ways;
@@ -130,6 +131,7 @@ pub struct Report {
 /// # Errors
 /// If the content is not what the torrent says, or nobody can connect.
 pub fn seed(config: &Seed) -> Result<Report> {
+    descriptors::raise_limit();
     let torrent = torrent::load(&config.torrent).or_kind(Kind::Usage)?;
     need_one_file(&torrent)?;
     let path = match &config.path {
@@ -166,6 +168,7 @@ pub fn seed(config: &Seed) -> Result<Report> {
 /// # Errors
 /// If it does not come in time, cannot be written, or the file exists.
 pub fn fetch(config: &Fetch) -> Result<Report> {
+    descriptors::raise_limit();
     let deadline = config.deadline.map(|time| Instant::now() + time);
     let mut options = config.options.clone();
     let torrent = match &config.source {

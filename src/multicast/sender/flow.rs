@@ -1,8 +1,15 @@
 //! The window: how far the sender is ahead of its receivers, and who is waited for.
 //!
 //! Nobody holds the group: the window waits for a receiver at most [`STALL_MAX`], and for a
-//! minority at most [`HOLD_MAX`] in about a second; who is not waited for any more is waited for
-//! again once it has caught up.
+//! minority at most [`HOLD_MAX`] in about a second longer than is usual; who is not waited for any
+//! more is waited for again once it has caught up.
+//!
+//! What is usual is the median of how long receivers hold the window. Where all are short of
+//! processor time, now this one is behind and now that one: each holds the window as long as the
+//! others do, and to go on without any of them would only overflow its socket. Who is slower than
+//! the others stands out among them.
+
+use std::time::Duration;
 
 use super::members::{Members, Standing};
 use crate::base::{NodeId, Time};
@@ -14,6 +21,8 @@ use crate::multicast::limits::{HOLD_MAX, STALL_MAX};
 pub(super) struct Flow {
     /// How many datagrams may be under way.
     pub(super) window: u64,
+    /// How long receivers usually hold the window of late.
+    usual_hold: Duration,
     gate: Gate,
 }
 
@@ -43,6 +52,7 @@ impl Flow {
     pub(super) const fn new(window: u64) -> Self {
         Self {
             window,
+            usual_hold: Duration::ZERO,
             gate: Gate::Deserted,
         }
     }
@@ -54,6 +64,25 @@ impl Flow {
             Gate::Full(blocked) => Some(blocked.until),
             Gate::Deserted => Some(Time::NEVER),
         }
+    }
+
+    /// Has what receivers held fade, and sees what is usual among those that are served; called
+    /// every [`TICK`](crate::multicast::limits::TICK).
+    pub(super) fn tick<K: Key>(&mut self, members: &mut Members<K>) {
+        let mut held = Vec::new();
+        for (_, member) in members.iter_mut() {
+            member.held = member.held * 9 / 10;
+            if member.standing == Standing::Active {
+                held.push(member.held);
+            }
+        }
+        // Of two, the one that holds less.
+        let middle = held.len().saturating_sub(1) / 2;
+        self.usual_hold = if held.is_empty() {
+            Duration::ZERO
+        } else {
+            *held.select_nth_unstable(middle).1
+        };
     }
 
     /// Whether `burst` datagrams from `counter` on may go. Nothing may while nobody is waited for.
@@ -120,7 +149,8 @@ impl Flow {
         let until = members.get(node).map_or(now, |member| {
             let stalls = member.advanced_at.max(since) + STALL_MAX;
             if is_minority {
-                stalls.min(since + HOLD_MAX.saturating_sub(member.held))
+                let hold_max = HOLD_MAX + self.usual_hold;
+                stalls.min(since + hold_max.saturating_sub(member.held))
             } else {
                 stalls
             }
@@ -143,5 +173,75 @@ impl Flow {
             member.held += now.since(blocked.since);
         }
         self.gate = Gate::Open;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::EpochId;
+    use crate::multicast::keys::{Cipher, PlainCipher, PlainKey, Secret};
+    use crate::multicast::wire::report::{Report, ReportHeader};
+
+    const STEP: Duration = Duration::from_millis(10);
+
+    fn node(number: u8) -> NodeId {
+        NodeId([number; 16])
+    }
+
+    /// A group of four that is served and waited for.
+    fn group() -> Members<PlainKey> {
+        let mut members = Members::new();
+        for number in 1..=4 {
+            let header = ReportHeader {
+                tsi: 1,
+                epoch: EpochId(1),
+                node: node(number),
+                counter: 0,
+            };
+            let secret = Secret::new([1; 32]);
+            let key = || PlainCipher.report_key(&secret, EpochId(1), 1, node(number));
+            let (clear, mut body) = (header.emit(), Report::default().emit());
+            let tag = key().seal(0, &clear, &mut body);
+            let mut datagram = [&clear[..], &body, &tag].concat();
+            let from = "10.0.0.1:9".parse().unwrap();
+            assert!(members.open(&header, &mut datagram, from, key).is_ok());
+            members.get_mut(node(number)).unwrap().standing = Standing::Active;
+            members.wait_for(node(number), true);
+        }
+        members
+    }
+
+    /// Two seconds in which at most one receiver at a time, whom `behind` names, is silent;
+    /// gives who is still waited for.
+    fn still_waited_for(behind: impl Fn(u32) -> u8) -> Vec<u8> {
+        let (mut members, mut flow) = (group(), Flow::new(100));
+        let (mut now, mut counter) = (Time::from_nanos(1_000_000_000), 0);
+        for step in 0..200 {
+            for number in (1..=4).filter(|&number| number != behind(step)) {
+                members.advance(node(number), counter, now);
+            }
+            for _ in 0..10 {
+                counter += 10 * u64::from(flow.may_send(&mut members, counter, 10, now));
+            }
+            if step % 10 == 9 {
+                flow.tick(&mut members);
+            }
+            now += STEP;
+        }
+        let is_waited_for = |&number: &u8| members.get(node(number)).unwrap().is_waited_for;
+        (1..=4).filter(is_waited_for).collect()
+    }
+
+    #[test]
+    fn who_is_behind_in_turn_with_the_others_is_waited_for() {
+        let in_turn = |step| u8::try_from(step / 8 % 4 + 1).unwrap();
+        assert_eq!(still_waited_for(in_turn), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn who_is_behind_more_than_the_others_is_not() {
+        let mostly_the_second = |step| if step % 10 < 7 { 2 } else { 0 };
+        assert_eq!(still_waited_for(mostly_the_second), [1, 3, 4]);
     }
 }

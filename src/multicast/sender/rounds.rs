@@ -26,9 +26,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         let interval = self.wishes.interval;
         let is_lowered = self.pace.tick(self.loss, drop_share, interval, now);
         self.count(Counter::RateLowered, u64::from(is_lowered));
-        for (_, member) in self.members.iter_mut() {
-            member.held = member.held * 9 / 10;
-        }
+        self.flow.tick(&mut self.members);
         self.tune();
         self.rest_if_idle(now);
         if now >= self.progress_at {

@@ -20,6 +20,9 @@ impl<V: Verify> Torrent<V> {
             peer.shown = Some(crate::base::Bitmap::new(count));
             if peer.knows_fast {
                 peer.say(&Message::HaveNone);
+            } else {
+                // Some wait for one, though it may be left out.
+                peer.say(&Message::Bitfield(&vec![0; count.div_ceil(8)]));
             }
         } else if peer.knows_fast && self.have.is_full() {
             peer.say(&Message::HaveAll);
