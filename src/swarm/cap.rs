@@ -48,11 +48,25 @@ impl Cap {
         let wait = u64::try_from(missing).unwrap_or(u64::MAX);
         Err(now + Duration::from_nanos(wait.saturating_add(1000)))
     }
+
+    /// What passed was not sent after all.
+    pub fn give_back(&mut self, bytes: u32) {
+        self.level = self.level.saturating_add(u64::from(bytes));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_given_back_may_pass_again() {
+        let (mut cap, now) = (Cap::new(Some(1000)), Time::from_nanos(1_000_000_000));
+        for _ in 0..1000 {
+            assert_eq!(cap.pass(150, now), Ok(()));
+            cap.give_back(150);
+        }
+    }
 
     #[test]
     fn bytes_pass_at_the_rate_whatever_their_portions() {

@@ -25,7 +25,7 @@ impl<V: Verify> Torrent<V> {
                 return;
             }
             let Some(range) = self.next_range(id, now) else {
-                return;
+                return self.down_cap.give_back(BLOCK_BYTES);
             };
             let Some(peer) = self.peers.get_mut(&id) else {
                 return;
