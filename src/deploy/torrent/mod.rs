@@ -5,7 +5,7 @@
 //! ```
 //!
 //! What is fetched lies in `NAME.part` until all of it is proven; a later `fetch` goes on with it.
-//! The bytes travel in clear, as BitTorrent's do; sealed swarms are those of `serve` and `receive`.
+//! The bytes travel in clear, as BitTorrent's do.
 
 mod client;
 mod magnet;
