@@ -12,6 +12,8 @@ pub enum Via {
     Resume,
     /// The multicast session.
     Multicast,
+    /// Other nodes, and the head's seed.
+    Swarm,
     /// Byte ranges of the head.
     Http,
 }

@@ -55,14 +55,19 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result {
         replace: args.replace,
     };
     output::end_on_signal()?;
-    let receipt = node::catch(&config).map_err(|error| args.output.failed(error.into()))?;
+    let received = node::catch(&config).map_err(|error| args.output.failed(error.into()))?;
+    let receipt = &received.receipt;
     if to_stream {
         if !global.quiet {
-            eprintln!("{}", receive::text(&receipt));
+            eprintln!("{}", receive::text(receipt));
         }
     } else {
         args.output
-            .result("receipt", &receipt, || receive::text(&receipt));
+            .result("receipt", receipt, || receive::text(receipt));
+    }
+    if !to_stream {
+        // Who reads the stream waits for its end.
+        received.seed_on(args.head.seed_time);
     }
     Ok(())
 }

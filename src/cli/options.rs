@@ -8,8 +8,9 @@ use clap::Args;
 
 use super::error::{CommandError, Kind, OrKind as _, Result};
 use crate::base::units::{parse_duration, parse_rate};
+use crate::deploy::Offer;
 use crate::deploy::control::PORT_DEFAULT;
-use crate::deploy::net::{GROUP_PORT_DEFAULT, NetOptions, Ways};
+use crate::deploy::net::{GROUP_PORT_DEFAULT, NetOptions, SWARM_PORT_DEFAULT, Ways};
 use crate::deploy::token::Token;
 
 /// How the network is used.
@@ -33,6 +34,9 @@ pub(super) struct NetArgs {
         value_parser = clap::value_parser!(u8).range(1..)
     )]
     ttl: u8,
+    /// TCP port where the nodes of a run connect to each other; one of the next if it is taken
+    #[arg(long, value_name = "PORT", default_value_t = SWARM_PORT_DEFAULT)]
+    swarm_port: u16,
     /// How the kernel may be asked to move bytes, as plain or ring,send,recvmmsg [default: the best
     /// that works; see `flashover doctor --engine`]
     #[arg(long, value_name = "WAYS", default_value_t, hide_default_value = true)]
@@ -46,6 +50,9 @@ pub(super) struct SendArgs {
     /// Send at most this many bits per second, as 200mbit or 2.5g [default: as many as arrive]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate_max: Option<u64>,
+    /// How nodes may have pieces: auto, or a list of multicast, swarm and http
+    #[arg(long, value_name = "LIST", default_value_t)]
+    via: Offer,
     /// Ask for IGMP memberships once a minute, for switches with snooping where no router asks
     #[arg(long)]
     igmp_querier: bool,
@@ -70,6 +77,7 @@ impl NetArgs {
             group: self.group,
             port: self.port,
             ttl: self.ttl,
+            swarm_port: self.swarm_port,
             ways: self.engine,
             ..NetOptions::default()
         }
@@ -81,6 +89,7 @@ impl SendArgs {
     pub(super) fn to_options(&self, net: &NetArgs) -> NetOptions {
         NetOptions {
             rate_bytes_per_s_max: self.rate_max,
+            offer: self.via,
             igmp_querier: self.igmp_querier,
             symbol_size: self.symbol_size,
             ..net.to_options()
@@ -143,6 +152,9 @@ pub(super) struct HeadArgs {
     /// Give up after this time, as 90s, 20m or 2h [default: when nothing has come for 5 minutes]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) deadline: Option<Duration>,
+    /// When all is here and proven, serve other nodes that still lack pieces for this time at most
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub(super) seed_time: Duration,
 }
 
 impl HeadArgs {

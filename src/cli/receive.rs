@@ -100,8 +100,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result {
         let planned = node::plan(&config).map_err(failed)?;
         args.output.result("plan", &planned, || plan_text(&planned));
     } else {
-        let receipt = node::receive(&config).map_err(failed)?;
-        args.output.result("receipt", &receipt, || text(&receipt));
+        let received = node::receive(&config).map_err(failed)?;
+        let receipt = &received.receipt;
+        args.output.result("receipt", receipt, || text(receipt));
+        received.seed_on(args.head.seed_time);
     }
     Ok(())
 }
@@ -140,7 +142,7 @@ pub(super) fn text(receipt: &Receipt) -> String {
     let shares = receipt.shares;
     let mut text = format!(
         "Received {}@{}: {} in {}, {:.1} MB/s; {} read back and right\n  root {}\n  \
-         multicast {:.1} %, HTTP {:.1} %, resumed {:.1} %; loss {:.2} %, {} pieces repaired",
+         multicast {:.1} %, swarm {:.1} %, HTTP {:.1} %, resumed {:.1} %; loss {:.2} %, {} pieces repaired",
         receipt.image,
         receipt.serial,
         format_bytes(receipt.bytes),
@@ -149,13 +151,14 @@ pub(super) fn text(receipt: &Receipt) -> String {
         format_bytes(receipt.bytes_verified),
         receipt.root,
         share(shares.multicast),
+        share(shares.swarm),
         share(shares.http),
         share(shares.resume),
         100.0 * receipt.loss,
         receipt.pieces_repaired,
     );
-    for cause in &receipt.http_causes {
-        text.push_str("\n  HTTP was used: ");
+    for cause in &receipt.causes {
+        text.push_str("\n  not by multicast alone: ");
         text.push_str(cause);
     }
     text

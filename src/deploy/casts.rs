@@ -109,24 +109,13 @@ struct CastNode {
 }
 
 impl Casts {
-    /// Casts as `config` says.
-    pub(crate) fn new(config: CastConfig, counters: Arc<Counters>, events: Events) -> Self {
+    /// Casts as `config` says; `None` never does.
+    pub(crate) fn new(config: Option<CastConfig>, counters: Arc<Counters>, events: Events) -> Self {
         Self {
-            config: Some(config),
+            config,
             running: Mutex::default(),
             counters,
             events,
-        }
-    }
-
-    /// Never casts: everything goes by HTTP.
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        Self {
-            config: None,
-            running: Mutex::default(),
-            counters: Arc::default(),
-            events: Events::ignore(),
         }
     }
 

@@ -15,13 +15,14 @@ use super::catalog::Catalog;
 use super::control::{PORT_DEFAULT, Server};
 use super::descriptors;
 use super::error::{Error, Kind, Result};
-use super::hub::{Gate, Hub, Published};
+use super::hub::{Gate, Hub, Published, Transports};
 use super::identity::Identity;
 use super::interrupt::{Interrupt, Stop};
 use super::net::NetOptions;
 use super::open::OpenSwarm;
 use super::plain;
 use super::querier::Querier;
+use super::seeds::{SeedConfig, Seeds};
 use super::token::{Record, Secret, Token, Tokens};
 use crate::base::counter::Counters;
 use crate::base::event::Events;
@@ -143,8 +144,30 @@ impl Head {
             head: *identity.public().as_bytes(),
             report_port: listen.port(),
         };
-        let casts = Casts::new(config, Arc::clone(&counters), events.clone());
-        let hub = Arc::new(Hub::new(catalog, gate, casts, counters, events.clone())?);
+        let seeding = SeedConfig {
+            listen: listen.ip(),
+            net: net.clone(),
+        };
+        let offer = net.offer;
+        let transports = Transports {
+            casts: Casts::new(
+                offer.multicast.then_some(config),
+                Arc::clone(&counters),
+                events.clone(),
+            ),
+            seeds: Seeds::new(offer.swarm.then_some(seeding), events.clone()),
+            swarm: offer.swarm,
+            ranges: offer.http,
+        };
+        let hub = Hub::new(
+            identity.seed(),
+            catalog,
+            gate,
+            transports,
+            counters,
+            events.clone(),
+        )?;
+        let hub = Arc::new(hub);
         let server = Server::start(listen, identity.seed(), Arc::clone(&hub))?;
         let port = server.local().port();
         let announcing = Announcing::start(&interface, net, port)
@@ -225,6 +248,7 @@ pub fn serve(config: &Serve, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) 
         if head.hub.rescan() {
             head.announce();
         }
+        head.hub.tidy_up();
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -17,8 +17,9 @@ use super::control::{
     HOST_CHARS_MAX, ID_CHARS, ImageInfo, JoinReply, JoinRequest, PeersReply, PeersRequest,
     ProbeRequest, Report, Swarming, clean,
 };
-use super::error::{Error, Kind, Result};
+use super::error::{Error, Kind, OrKind as _, Result};
 use super::peers::Peers;
+use super::seeds::Seeds;
 use super::token::{Secret, Tokens};
 use crate::base::Serial;
 use crate::base::counter::Counters;
@@ -84,6 +85,9 @@ pub(crate) struct Hub {
     catalog: Catalog,
     gate: Gate,
     casts: Casts,
+    seeds: Seeds,
+    offers_swarm: bool,
+    offers_ranges: bool,
     peers: Peers,
     nodes: Mutex<BTreeMap<String, Node>>,
     claims: Mutex<Claims>,
@@ -92,6 +96,30 @@ pub(crate) struct Hub {
     started: Instant,
     http_bytes: AtomicU64,
     http_ranges: AtomicU64,
+}
+
+/// By what nodes may have pieces.
+#[derive(Debug)]
+pub(crate) struct Transports {
+    pub(crate) casts: Casts,
+    pub(crate) seeds: Seeds,
+    /// Whether nodes are told of each other.
+    pub(crate) swarm: bool,
+    /// Whether byte ranges are given.
+    pub(crate) ranges: bool,
+}
+
+#[cfg(test)]
+impl Transports {
+    /// Byte ranges, and nodes that know each other, with no seed.
+    pub(crate) fn none() -> Self {
+        Self {
+            casts: Casts::new(None, Arc::default(), Events::ignore()),
+            seeds: Seeds::new(None, Events::ignore()),
+            swarm: true,
+            ranges: true,
+        }
+    }
 }
 
 /// What the head knows of a node.
@@ -115,18 +143,26 @@ struct NodeStatus<'a> {
 }
 
 impl Hub {
+    /// A head with the identity of `seed`.
+    ///
+    /// # Errors
+    /// If the kernel gives no randomness.
     pub(crate) fn new(
+        seed: &[u8; 32],
         catalog: Catalog,
         gate: Gate,
-        casts: Casts,
+        ways: Transports,
         counters: Arc<Counters>,
         events: Events,
     ) -> Result<Self> {
         let hub = Self {
             catalog,
             gate,
-            casts,
-            peers: Peers::new()?,
+            casts: ways.casts,
+            seeds: ways.seeds,
+            offers_swarm: ways.swarm,
+            offers_ranges: ways.ranges,
+            peers: Peers::new(seed)?,
             nodes: Mutex::default(),
             claims: Mutex::new(Claims::new(NODES_MAX)),
             counters,
@@ -211,6 +247,8 @@ impl Hub {
         let session = self.casts.join(published, request)?;
         Ok(JoinReply {
             session: session.map(|bytes| super::hex(&bytes)),
+            swarm: self.offers_swarm,
+            ranges: self.offers_ranges,
         })
     }
 
@@ -234,6 +272,37 @@ impl Hub {
         claimed
     }
 
+    /// Whether byte ranges are given.
+    pub(crate) const fn offers_ranges(&self) -> bool {
+        self.offers_ranges
+    }
+
+    /// Whether nodes and this head exchange pieces in a swarm.
+    pub(crate) const fn offers_swarm(&self) -> bool {
+        self.offers_swarm
+    }
+
+    /// Seeds a bundle to the nodes of its swarm, if this head does; it is a peer like others.
+    ///
+    /// # Errors
+    /// If the seed cannot start, or there is no room.
+    pub(crate) fn seed(&self, published: &Published) -> Result {
+        let Some(port) = self.seeds.port(published, self.peers.secret(published))? else {
+            return Ok(());
+        };
+        let announce = announce("head", port, 0, Heard::None);
+        let own = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        self.peers
+            .announce_own(published, own, &announce)
+            .or_kind(Kind::Internal)?;
+        Ok(())
+    }
+
+    /// Ends what nobody needs any more.
+    pub(crate) fn tidy_up(&self) {
+        self.seeds.tidy_up();
+    }
+
     /// Takes what a node says of itself in the swarm of a bundle, and tells it of others.
     ///
     /// # Errors
@@ -252,22 +321,7 @@ impl Hub {
             Swarming::Complete => (0, Heard::None),
             Swarming::Leaving => (0, Heard::Stopped),
         };
-        let mut peer_id = [0; 20];
-        blake3::Hasher::new()
-            .update(request.node.as_bytes())
-            .finalize_xof()
-            .fill(&mut peer_id);
-        let announce = Announce {
-            info_hash: [0; 20],
-            peer_id,
-            port: request.port,
-            uploaded: 0,
-            downloaded: 0,
-            left,
-            event,
-            peers_wanted: None,
-            key: 0,
-        };
+        let announce = announce(&request.node, request.port, left, event);
         let announced = self.peers.announce_own(published, from, &announce)?;
         let peers = announced.peers.into_iter().map(|(peer, _)| peer);
         Ok(PeersReply {
@@ -384,6 +438,7 @@ impl Hub {
                 "nodes_incomplete": nodes.incomplete,
                 "stock_complete": stock.complete,
                 "stock_incomplete": stock.incomplete,
+                "seed": self.seeds.status(published),
             })
         };
         let swarms: Vec<_> = self.catalog.all().iter().map(swarm).collect();
@@ -459,5 +514,25 @@ impl Hub {
         self.nodes
             .lock()
             .unwrap_or_else(|broken| broken.into_inner())
+    }
+}
+
+/// What is said of a node in the table of peers.
+fn announce(node: &str, port: u16, left: u64, event: Heard) -> Announce {
+    let mut peer_id = [0; 20];
+    blake3::Hasher::new()
+        .update(node.as_bytes())
+        .finalize_xof()
+        .fill(&mut peer_id);
+    Announce {
+        info_hash: [0; 20],
+        peer_id,
+        port,
+        uploaded: 0,
+        downloaded: 0,
+        left,
+        event,
+        peers_wanted: None,
+        key: 0,
     }
 }

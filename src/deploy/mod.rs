@@ -34,16 +34,19 @@ mod claims;
 mod descriptors;
 mod hub;
 mod identity;
+mod offer;
 mod path;
 mod peers;
 mod plain;
 mod querier;
+mod seeds;
 mod store;
 
 use ring::rand::SecureRandom as _;
 
 pub use error::{Error, Kind, Result};
 pub use interrupt::Interrupt;
+pub use offer::Offer;
 
 /// Draws random bytes.
 fn random<const N: usize>() -> Result<[u8; N]> {

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::error::{Error, Kind, OrKind as _, Result};
+use super::offer::Offer;
 use super::path::{IP_UDP_BYTES, MTU_LARGE, MTU_LEAST};
 use crate::engine::Interface;
+use crate::engine::net::Listener;
 use crate::engine::net::interface::Family;
 use crate::multicast::announce::{ANNOUNCE_GROUP, ANNOUNCE_PORT};
 use crate::multicast::wire::DATA_OVERHEAD;
@@ -13,6 +15,10 @@ pub use crate::engine::Ways;
 
 /// The port of the groups unless another is asked for.
 pub const GROUP_PORT_DEFAULT: u16 = 7080;
+/// The first port where peers connect unless another is asked for.
+pub const SWARM_PORT_DEFAULT: u16 = 7082;
+/// Ports that are tried before the kernel chooses.
+const SWARM_PORTS_TRIED: u16 = 16;
 /// Symbols are a multiple of this size, so that blocks stay aligned.
 const SYMBOL_STEP: u32 = 64;
 
@@ -33,6 +39,10 @@ pub struct NetOptions {
     pub igmp_querier: bool,
     /// Bytes of payload per datagram; `None` follows what comes through to every node.
     pub symbol_size: Option<u16>,
+    /// The TCP port where peers connect; if it is taken, one of the next.
+    pub swarm_port: u16,
+    /// What a head offers.
+    pub offer: Offer,
     /// How the kernel may be asked.
     pub ways: Ways,
 }
@@ -47,6 +57,8 @@ impl Default for NetOptions {
             rate_bytes_per_s_max: None,
             igmp_querier: false,
             symbol_size: None,
+            swarm_port: SWARM_PORT_DEFAULT,
+            offer: Offer::AUTO,
             ways: Ways::BEST,
         }
     }
@@ -109,6 +121,20 @@ impl NetOptions {
                 format!("The MTU of {interface} is too small"),
             )),
         }
+    }
+
+    /// Listens for peers at `ip`.
+    ///
+    /// # Errors
+    /// If no port can be had there.
+    pub(crate) fn listen_for_peers(&self, ip: IpAddr) -> Result<Listener> {
+        let first = self.swarm_port;
+        let near = (0..SWARM_PORTS_TRIED).filter_map(|step| first.checked_add(step));
+        let bind = |port| Listener::bind(SocketAddr::new(ip, port));
+        near.filter(|port| *port != 0)
+            .find_map(|port| bind(port).ok())
+            .map_or_else(|| bind(0), Ok)
+            .or_kind_with(Kind::Network, || format!("Cannot listen for peers at {ip}"))
     }
 
     /// The group of a session: the asked one, or one that follows from the session's id.

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use super::error::Result;
 use super::hub::Published;
+use super::swarm::run::name_of;
 use crate::base::Time;
 use crate::swarm::Metainfo;
 use crate::swarm::tracker::udp::Front;
@@ -22,7 +23,8 @@ use crate::swarm::tracker::{Announce, Announced, Pace, Refused, Scraped, Tracker
 pub(crate) struct Peers {
     table: Mutex<Table>,
     front: Front,
-    /// What swarm secrets are derived from; drawn at the head's start.
+    /// What swarm secrets are derived from: the same whenever this head runs, so that nodes that
+    /// swarm go on when it was started anew.
     master: [u8; 32],
     started: Instant,
     requests: AtomicU64,
@@ -38,18 +40,18 @@ struct Table {
 type Name = [u8; 20];
 
 impl Peers {
-    /// An empty table.
+    /// An empty table; `seed` is that of the head's identity.
     ///
     /// # Errors
     /// If the kernel gives no randomness.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(seed: &[u8; 32]) -> Result<Self> {
         Ok(Self {
             table: Mutex::new(Table {
                 tracker: Tracker::new(super::random()?),
                 serves_stock: false,
             }),
             front: Front::new(super::random()?),
-            master: super::random()?,
+            master: blake3::derive_key("flashover 1 swarm secrets of a head", seed),
             started: Instant::now(),
             requests: AtomicU64::new(0),
         })
@@ -89,7 +91,7 @@ impl Peers {
 
     /// The swarms of a bundle with their names: that of our nodes, then those of stock clients.
     fn names(&self, published: &Published, serves_stock: bool) -> Vec<(Vec<Name>, Pace)> {
-        let own = (vec![own_name(&self.secret(published))], Pace::Nodes);
+        let own = (vec![name_of(&self.secret(published))], Pace::Nodes);
         let torrents = [&published.torrent, &published.torrent_v1]
             .into_iter()
             .flatten();
@@ -98,8 +100,7 @@ impl Peers {
         std::iter::once(own).chain(stock).collect()
     }
 
-    /// The secret of a bundle's swarm, for nodes that were admitted: the same as long as this head
-    /// runs.
+    /// The secret of a bundle's swarm, for nodes that were admitted.
     pub(crate) fn secret(&self, published: &Published) -> [u8; 32] {
         let manifest = &published.manifest;
         let mut hasher = blake3::Hasher::new_keyed(&self.master);
@@ -141,7 +142,7 @@ impl Peers {
         announce: &Announce,
     ) -> Result<Announced, Refused> {
         self.count();
-        let info_hash = own_name(&self.secret(published));
+        let info_hash = name_of(&self.secret(published));
         let announce = Announce {
             info_hash,
             ..announce.clone()
@@ -200,14 +201,4 @@ fn wire_names(torrent: &Metainfo) -> Vec<Name> {
         .iter()
         .map(|name| name.wire())
         .collect()
-}
-
-/// What nodes with a swarm's secret call it in the table.
-fn own_name(secret: &[u8; 32]) -> Name {
-    let mut name = [0; 20];
-    blake3::Hasher::new_derive_key("flashover 1 swarm name in the tracker")
-        .update(secret)
-        .finalize_xof()
-        .fill(&mut name);
-    name
 }

@@ -25,6 +25,8 @@ struct Piece {
     /// How many connected peers have it.
     availability: u32,
     rank: u32,
+    /// Whether it is to be fetched, while it is not here.
+    is_wished: bool,
     state: State,
 }
 
@@ -60,6 +62,7 @@ impl Picker {
             picker.pieces.push(Piece {
                 availability: 0,
                 rank: dice.below(u32::MAX),
+                is_wished: true,
                 state,
             });
             picker.enter(index);
@@ -114,9 +117,11 @@ impl Picker {
     /// A piece that was being fetched is not any more, and is not here.
     pub fn give_back(&mut self, piece: PieceIndex) {
         self.change(piece, |piece| {
-            if piece.state == State::Fetching {
-                piece.state = State::Wanted;
-            }
+            piece.state = match piece.state {
+                State::Fetching if piece.is_wished => State::Wanted,
+                State::Fetching => State::Unwanted,
+                other => other,
+            };
         });
     }
 
@@ -128,6 +133,7 @@ impl Picker {
     /// Whether a piece may be fetched; what is being fetched stays so.
     pub fn want(&mut self, piece: PieceIndex, is_wanted: bool) {
         self.change(piece, |piece| {
+            piece.is_wished = is_wanted;
             piece.state = match (piece.state, is_wanted) {
                 (State::Wanted, false) => State::Unwanted,
                 (State::Unwanted, true) => State::Wanted,
@@ -197,7 +203,10 @@ mod tests {
         assert_eq!(picker.pick(&Bitmap::full(2)), None);
         assert!(picker.is_interesting(&bits(2, [0])), "it is not here yet");
         picker.want(piece(0), true);
+        picker.want(piece(1), false);
+        picker.give_back(piece(1));
         assert_eq!(picker.pick(&Bitmap::full(2)), Some(piece(0)));
+        assert_eq!(picker.pick(&Bitmap::full(2)), None, "the other waits now");
         picker.have(piece(0));
         assert!(!picker.is_interesting(&bits(2, [0])));
     }

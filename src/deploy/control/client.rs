@@ -186,7 +186,6 @@ impl Client {
     ///
     /// # Errors
     /// [`Refusal`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "no job of a node swarms yet"))]
     pub(crate) fn peers(
         &mut self,
         name: &str,

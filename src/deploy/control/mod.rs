@@ -71,6 +71,10 @@ pub(crate) struct JoinRequest {
     pub(crate) mtu: u32,
 }
 
+const fn is_usual() -> bool {
+    true
+}
+
 const fn mtu_everywhere() -> u32 {
     MTU_EVERYWHERE
 }
@@ -96,6 +100,12 @@ pub(crate) struct ProbeReply {
 pub(crate) struct JoinReply {
     /// The encoded multicast session with its secret, hex; `None` when the head does not multicast.
     pub(crate) session: Option<String>,
+    /// Whether nodes and head exchange pieces in a swarm.
+    #[serde(default)]
+    pub(crate) swarm: bool,
+    /// Whether the head gives byte ranges.
+    #[serde(default = "is_usual")]
+    pub(crate) ranges: bool,
 }
 
 /// What a node of a swarm says of itself.
@@ -126,14 +136,14 @@ pub(crate) enum Swarming {
 /// What it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeersReply {
-    /// Its neighbours, few: who connects to whom is the head's plan.
+    /// Its neighbours, few: who connects to whom is the head's plan. An unspecified address is the
+    /// head's own, as the node reaches it.
     pub(crate) peers: Vec<SocketAddr>,
     /// Whether every node that the head knows of has everything: nobody need seed on.
     pub(crate) all_complete: bool,
     /// When the head wants to hear from it again, in seconds.
     pub(crate) interval_s: u64,
-    /// What peers of this swarm prove to each other that they are of it, 64 hex digits. It changes
-    /// when the head is started anew.
+    /// What peers of this swarm prove to each other that they are of it, 64 hex digits.
     pub(crate) secret: String,
 }
 
@@ -182,6 +192,9 @@ pub struct Shares {
     pub resume: u64,
     /// Bytes of the multicast.
     pub multicast: u64,
+    /// Bytes of the swarm.
+    #[serde(default)]
+    pub swarm: u64,
     /// Bytes of HTTP ranges.
     pub http: u64,
 }
@@ -192,6 +205,7 @@ impl Shares {
         let share = match via {
             Via::Resume => &mut self.resume,
             Via::Multicast => &mut self.multicast,
+            Via::Swarm => &mut self.swarm,
             Via::Http => &mut self.http,
         };
         *share = share.saturating_add(bytes);
@@ -202,6 +216,7 @@ impl Shares {
     pub const fn total(&self) -> u64 {
         self.resume
             .saturating_add(self.multicast)
+            .saturating_add(self.swarm)
             .saturating_add(self.http)
     }
 }

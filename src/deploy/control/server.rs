@@ -214,6 +214,15 @@ async fn peers(
     Json(request): Json<PeersRequest>,
 ) -> Result<Response, Response> {
     let published = find(&shop, &name, &serial).map_err(IntoResponse::into_response)?;
+    if !shop.hub.offers_swarm() {
+        return Err((StatusCode::NOT_FOUND, "This head has no swarm").into_response());
+    }
+    let (hub, bundle) = (Arc::clone(&shop.hub), Arc::clone(&published));
+    let seeded = tokio::task::spawn_blocking(move || hub.seed(&bundle)).await;
+    if let Ok(Err(error)) = seeded {
+        // Nodes have each other, and the other transports.
+        tracing::warn!(%error, "A bundle is not seeded");
+    }
     match shop.hub.swarm(&published, node, &request) {
         Ok(reply) => Ok(Json(reply).into_response()),
         Err(refused) => {
@@ -237,6 +246,9 @@ async fn bundle(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let published = find(&shop, &name, &serial)?;
+    if !shop.hub.offers_ranges() {
+        return Err((StatusCode::NOT_FOUND, "This head gives no byte ranges"));
+    }
     let file = range::Open {
         file: &published.bundle,
         size: published.manifest.geometry.bundle_size(),

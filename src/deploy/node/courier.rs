@@ -9,7 +9,9 @@ use crossbeam::channel::{Receiver, Sender, TrySendError};
 
 use super::Fact;
 use crate::base::PieceIndex;
-use crate::deploy::control::{Client, JoinReply, JoinRequest, Refusal, Report};
+use crate::deploy::control::{
+    Client, JoinReply, JoinRequest, PeersReply, PeersRequest, Refusal, Report,
+};
 use crate::deploy::error::{Kind, OrKind as _, Result};
 use crate::deploy::path::{MTU_EVERYWHERE, mtu_from};
 use crate::image::Manifest;
@@ -30,6 +32,8 @@ pub(super) enum Errand {
         /// Whether large datagrams are known not to come through, whatever else was found.
         only_small: bool,
     },
+    /// Hear of peers in the swarm.
+    Peers(PeersRequest),
     /// Tell the head how it goes.
     Report(Box<Report>),
 }
@@ -45,6 +49,8 @@ pub(super) enum Brought {
     NotStored(PieceIndex, std::io::Error),
     /// A piece was not to be had.
     NoPiece(PieceIndex, Refusal),
+    /// The head's peers, or why it tells of none.
+    Peers(Result<PeersReply, Refusal>),
     /// The answer to a join.
     Joined(Result<JoinReply, Refusal>),
 }
@@ -120,6 +126,10 @@ fn run(brief: &Brief, mut client: Client, errands: &Receiver<Errand>, facts: &Se
         let brought = match errand {
             Errand::Fetch(piece) => fetch(brief, &mut client, piece),
             Errand::Join { only_small } => join(brief, &mut client, only_small),
+            Errand::Peers(request) => {
+                let Manifest { name, serial, .. } = &*brief.manifest;
+                Brought::Peers(client.peers(name.as_str(), *serial, &request))
+            }
             Errand::Report(report) => {
                 if let Err(error) = client.report(&report) {
                     tracing::debug!(%error, "A report was not taken");

@@ -1,6 +1,6 @@
-//! When byte ranges help out: the policy, without clocks or sockets.
+//! When others help out: the policy, without clocks or sockets.
 //!
-//! Multicast comes first. Ranges are fetched while it brings nothing, and pause as soon as it does
+//! Multicast comes first. The swarm, or ranges, help while it brings nothing, and pause as soon as it does
 //! again; so a node behind a filter finishes, and a thousand healthy nodes cost the head nothing.
 
 use std::fmt;
@@ -10,6 +10,8 @@ use crate::base::Time;
 
 /// Without a new piece and without traffic for this long, multicast counts as silent.
 const QUIET_MAX: Duration = Duration::from_secs(2);
+/// Who hears nothing for this long after it joined does not count on multicast yet.
+const UNHEARD_MAX: Duration = Duration::from_millis(300);
 /// With traffic but without a new piece for this long, multicast counts as stuck.
 const STUCK_MAX: Duration = Duration::from_secs(10);
 /// A node that is served last helps itself after this long without a new piece.
@@ -121,6 +123,16 @@ impl Fallback {
         if count >= TRAFFIC_DATAGRAMS_MIN {
             self.traffic_at = now;
         }
+    }
+
+    /// Something came of the group.
+    pub(super) const fn alive(&mut self) {
+        self.ever_heard = true;
+    }
+
+    /// Whether nothing came though something should have: too early to say why.
+    pub(super) fn is_unheard(&self, now: Time) -> bool {
+        !self.ever_heard && now.since(self.traffic_at) >= UNHEARD_MAX
     }
 
     /// The head has put this node last.

@@ -8,6 +8,7 @@ mod join;
 mod listen;
 mod plain;
 mod restore;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::base::event::Events;
 use crate::base::id::ImageName;
 use crate::base::{PieceIndex, Serial};
 use crate::image::PublicKey;
+use sharing::Seeding;
 
 pub use plain::{Catch, catch};
 pub use restore::{Planned, Receive, Target, plan, receive};
@@ -103,8 +105,8 @@ pub struct Receipt {
     pub pieces_poisoned: u64,
     /// How the kernel was asked: `ring` or `plain`; `None` without multicast.
     pub backend: Option<&'static str>,
-    /// Why byte ranges were fetched, if they were.
-    pub http_causes: Vec<String>,
+    /// Why multicast was not enough, if it was not.
+    pub causes: Vec<String>,
     /// That what is on this node was read back and is what the manifest says. Never false: without
     /// proof there is no receipt.
     pub verified: bool,
@@ -112,6 +114,23 @@ pub struct Receipt {
     pub node: String,
     /// Every counter of the job, by its metric's name.
     pub counters: BTreeMap<&'static str, u64>,
+}
+
+/// What a job came to: its proof, and what this node still does for others.
+#[derive(Debug)]
+pub struct Received {
+    /// The proof.
+    pub receipt: Receipt,
+    seeding: Option<Seeding>,
+}
+
+impl Received {
+    /// Seeds on while others need it, for `patience` at most.
+    pub fn seed_on(self, patience: Duration) {
+        if let Some(seeding) = self.seeding {
+            seeding.finish(patience);
+        }
+    }
 }
 
 /// What hears of pieces as they come, each once, in any order.
@@ -129,4 +148,6 @@ enum Fact {
     Heard(listen::Heard),
     /// A courier.
     Brought(courier::Brought),
+    /// The torrent's thread.
+    Shared(super::swarm::member::Told),
 }

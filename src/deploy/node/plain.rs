@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::fetch::{Fetched, Work, fetch};
 use super::join::{Joined, join};
-use super::{Receipt, Sink, Want};
+use super::{Receipt, Received, Sink, Want};
 use crate::base::counter::{Counter, Counters};
 use crate::base::event::{Events, Phase};
 use crate::base::{Bitmap, PieceIndex};
@@ -45,7 +45,7 @@ pub struct Catch {
 ///
 /// # Errors
 /// If it cannot be had in time, is not what the head signed, or cannot be written.
-pub fn catch(config: &Catch) -> Result<Receipt> {
+pub fn catch(config: &Catch) -> Result<Received> {
     let started = Instant::now();
     let to_stream = config.file == Path::new("-");
     if !to_stream && !config.replace && config.file.exists() {
@@ -135,6 +135,8 @@ fn fetch_and_prove(
                 .hint("the disk is failing, or somebody writes to the file"));
         }
         repairs_left -= 1;
+        // What is here is not what it was seeded for.
+        drop(fetched.seeding.take());
         config
             .want
             .events
@@ -210,13 +212,16 @@ pub(super) struct Proof {
 fn finish(
     joined: &mut Joined,
     events: &Events,
-    fetched: Fetched,
+    mut fetched: Fetched,
     counters: &Counters,
     proof: &Proof,
-) -> Receipt {
+) -> Received {
     joined.tell_done(fetched.shares, fetched.loss());
     events.phase(Phase::Done);
-    receipt(joined, fetched, counters, proof)
+    Received {
+        seeding: fetched.seeding.take(),
+        receipt: receipt(joined, fetched, counters, proof),
+    }
 }
 
 /// Writes down what was done and proven.
@@ -242,7 +247,7 @@ pub(super) fn receipt(
         pieces_repaired: counters.get(Counter::PiecesDecoded),
         pieces_poisoned: counters.get(Counter::PiecesPoisoned),
         backend: fetched.backend,
-        http_causes: fetched.causes,
+        causes: fetched.causes,
         verified: true,
         node: net::host_name(),
         counters: counters.iter().collect(),

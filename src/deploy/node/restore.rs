@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::fetch::{Fetched, Work, fetch};
 use super::join::{Joined, join};
 use super::plain::{Proof, REPAIRS_MAX, changed, receipt};
-use super::{Receipt, Sink, Want};
+use super::{Receipt, Received, Sink, Want};
 use crate::base::counter::Counters;
 use crate::base::event::{Events, Phase};
 use crate::base::units::format_bytes;
@@ -154,7 +154,7 @@ fn content_bytes(joined: &Joined) -> u64 {
 ///
 /// # Errors
 /// If it cannot be had in time, is not what was signed, or the target cannot hold it.
-pub fn receive(config: &Receive) -> Result<Receipt> {
+pub fn receive(config: &Receive) -> Result<Received> {
     let started = Instant::now();
     let mut joined = config.joined()?;
     let ended = restore(config, &mut joined, started);
@@ -164,7 +164,7 @@ pub fn receive(config: &Receive) -> Result<Receipt> {
     ended
 }
 
-fn restore(config: &Receive, joined: &mut Joined, started: Instant) -> Result<Receipt> {
+fn restore(config: &Receive, joined: &mut Joined, started: Instant) -> Result<Received> {
     let events = &config.want.events;
     let counters = Arc::new(Counters::default());
     let options = Options {
@@ -197,7 +197,7 @@ fn restore(config: &Receive, joined: &mut Joined, started: Instant) -> Result<Re
         };
         let attempt = fetch_and_unpack(config, joined, &store, have, &counters, unpacker)?;
         let received = started.elapsed().saturating_sub(attempt.finishing);
-        let fetched = repairs.add(attempt.fetched);
+        let mut fetched = repairs.add(attempt.fetched);
         match attempt.restored {
             Ok(restored) => {
                 complete(config, store)?;
@@ -206,6 +206,8 @@ fn restore(config: &Receive, joined: &mut Joined, started: Instant) -> Result<Re
                 ));
             }
             Err(error) => {
+                // What is here may not be what it was seeded for.
+                drop(fetched.seeding.take());
                 have = repairs.begin(error, fetched, &joined.manifest, &store, events)?;
             }
         }
@@ -322,12 +324,12 @@ impl Repairs {
 fn prove(
     joined: &mut Joined,
     config: &Receive,
-    fetched: Fetched,
+    mut fetched: Fetched,
     counters: &Counters,
     restored: &Restored,
     started: Instant,
     received: Duration,
-) -> Receipt {
+) -> Received {
     joined.tell_done(fetched.shares, fetched.loss());
     config.want.events.phase(Phase::Done);
     let proof = Proof {
@@ -335,9 +337,12 @@ fn prove(
         received,
         verifying: restored.verify_time,
     };
-    Receipt {
-        bytes_verified: restored.bytes_verified,
-        ..receipt(joined, fetched, counters, &proof)
+    Received {
+        seeding: fetched.seeding.take(),
+        receipt: Receipt {
+            bytes_verified: restored.bytes_verified,
+            ..receipt(joined, fetched, counters, &proof)
+        },
     }
 }
 

@@ -9,9 +9,8 @@ use crate::base::counter::Counters;
 use crate::base::event::Events;
 use crate::base::{Serial, Time};
 use crate::capture::torrent::{CreateOptions, create};
-use crate::deploy::casts::Casts;
 use crate::deploy::catalog::Catalog;
-use crate::deploy::hub::{Gate, Published};
+use crate::deploy::hub::{Gate, Published, Transports};
 use crate::deploy::plain;
 use crate::deploy::token::Secret;
 use crate::swarm::Metainfo;
@@ -52,7 +51,14 @@ pub(crate) fn head() -> Head {
     }));
     let gate = Gate::Only(Secret::random().unwrap());
     let counters = Arc::new(Counters::default());
-    let hub = Hub::new(catalog, gate, Casts::none(), counters, Events::ignore());
+    let hub = Hub::new(
+        &[7; 32],
+        catalog,
+        gate,
+        Transports::none(),
+        counters,
+        Events::ignore(),
+    );
     let hub = Arc::new(hub.unwrap());
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let open = OpenSwarm::start(listen, Arc::clone(&hub)).unwrap();

@@ -5,10 +5,14 @@
 //!   announce   Announcer  -- trackers by HTTP and UDP ----> addresses of peers
 //!   lsd        Discovery  -- multicast on interfaces -----> peers of this network
 //!   webseed    Fetch      -- byte ranges by HTTP ---------> pieces, or why there are none
+//!   member     Torrent    -- peers, a file ---------------> what it tells of pieces and peers
+//!   run        how the swarm of a run, sealed by its secret, is called and joined
 //! ```
 
 pub mod announce;
 pub mod lsd;
 pub mod webseed;
 
+pub(crate) mod member;
 mod plain;
+pub(crate) mod run;

@@ -5,31 +5,25 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::sources::Sources;
 use super::{Options, Report, shown_name};
-use crate::base::counter::Counters;
-use crate::base::event::Event as Told;
+use crate::base::event;
 use crate::base::{Bitmap, PieceIndex};
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
-use crate::engine::drive::{Driver, Setup};
+use crate::deploy::swarm::member::{Member, Start, Told};
 use crate::engine::net::Listener;
-use crate::engine::pool::Arena;
-use crate::engine::{Commands, Mailbox, mailbox};
 use crate::machine::DiskError;
 use crate::swarm::Metainfo;
 use crate::swarm::cut::Cut;
-use crate::swarm::torrent::{Command, Config, Event, Stats, Torrent, Why};
+use crate::swarm::torrent::{Command, Config, Event, Stats, Why};
 use crate::swarm::tracker::announcer::Identity;
 
-/// Memory for pieces, at most.
-const ARENA_BYTES: usize = 64 << 20;
-/// Pieces in memory, at least.
-const BLOCKS_MIN: usize = 4;
+/// Memory for pieces.
+const MEMORY_BYTES: usize = 64 << 20;
 /// Events that may wait for the loop.
 const EVENTS_MAX: usize = 4096;
 /// How often the loop looks at its clocks.
@@ -37,21 +31,13 @@ const TICK: Duration = Duration::from_millis(50);
 /// How often progress is shown.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 
-/// What the machine's thread tells.
-enum Fact {
-    Backend(&'static str),
-    Heard(Event),
-    Failed(String),
-}
-
 pub(super) struct Client {
     torrent: Arc<Metainfo>,
     options: Options,
     have: Bitmap,
-    listens_on: SocketAddr,
-    mailbox: Mailbox<Command>,
-    facts: Receiver<Fact>,
-    thread: Option<JoinHandle<()>>,
+    facts: Receiver<Told>,
+    /// After the facts: it must not wait for a reader that is gone.
+    member: Member,
     sources: Sources,
     origin: Instant,
     complete_at: Option<Instant>,
@@ -79,9 +65,7 @@ impl Client {
             Error::text(Kind::Usage, text)
         })?;
         let listener = Listener::bind(options.listen).or_kind(Kind::Network)?;
-        let listens_on = listener.local();
         let peer_id = super::new_peer_id()?;
-        let count = blocks_of(cut);
         let config = Config {
             names: torrent
                 .info()
@@ -96,43 +80,38 @@ impl Client {
             secret: None,
             nonces: crate::deploy::random()?,
             seed: u64::from_be_bytes(crate::deploy::random()?),
-            listen_port: Some(listens_on.port()),
+            listen_port: None,
             info: Some(torrent.info().bytes().clone()),
             is_private: torrent.info().is_private(),
-            blocks_max: count,
+            blocks_max: 0,
             up_max: options.up_max,
             down_max: options.down_max,
         };
-        let arena = Arena::new(cut.piece_bytes() as usize, count).or_kind(Kind::Internal)?;
-        let setup = Setup {
-            sockets: Vec::new(),
-            listeners: vec![listener],
-            files: vec![file.try_clone().or_kind(Kind::Storage)?],
-            arena: Some(arena.clone()),
-            ways: options.ways,
-            counters: Arc::new(Counters::default()),
-        };
         let torrent = Arc::new(torrent.clone());
-        let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
+        let start = Start {
+            config,
+            listener,
+            file: file.try_clone().or_kind(Kind::Storage)?,
+            memory_bytes: MEMORY_BYTES,
+            ways: options.ways,
+            verify: Arc::clone(&torrent),
+        };
         let (sender, facts) = crossbeam::channel::bounded(EVENTS_MAX);
-        let verify = Arc::clone(&torrent);
-        let make = move || Torrent::new(config, verify, Box::new(arena));
-        let thread = std::thread::Builder::new()
-            .name("torrent".to_owned())
-            .spawn(move || run(setup, make, &commands, &sender))
-            .or_kind(Kind::Internal)?;
-        drop(mailbox.send(Command::Peers(options.peers.clone())));
-        let sources = trackers(&torrent, peer_id, listens_on, options, &mailbox)?;
+        let member = Member::start(start, move |told| match sender.send(told) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })?;
+        // It has just begun and takes what it is told.
+        member.tell(Command::Peers(options.peers.clone()));
+        let sources = trackers(&torrent, peer_id, &member, options)?;
         let missing = bytes_missing(&torrent, &have);
         Ok(Self {
             bytes_resumed: torrent.info().layout().total_len() - missing,
             torrent,
             options: options.clone(),
             have,
-            listens_on,
-            mailbox,
             facts,
-            thread: Some(thread),
+            member,
             sources,
             origin: Instant::now(),
             complete_at: None,
@@ -145,7 +124,7 @@ impl Client {
     }
 
     pub(super) const fn listens_on(&self) -> SocketAddr {
-        self.listens_on
+        self.member.listens_on()
     }
 
     /// Runs until all is here.
@@ -196,7 +175,7 @@ impl Client {
     /// Waits for a fact, and does what is due.
     fn turn(&mut self) -> Result {
         match self.facts.recv_timeout(TICK) {
-            Ok(fact) => self.learn(fact)?,
+            Ok(told) => self.learn(told)?,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Error::text(
@@ -217,11 +196,11 @@ impl Client {
         Ok(())
     }
 
-    fn learn(&mut self, fact: Fact) -> Result {
-        match fact {
-            Fact::Backend(name) => self.backend = name,
-            Fact::Failed(text) => return Err(Error::text(Kind::Internal, text)),
-            Fact::Heard(event) => self.heard(&event)?,
+    fn learn(&mut self, told: Told) -> Result {
+        match told {
+            Told::Backend(name) => self.backend = name,
+            Told::Failed(text) => return Err(Error::text(Kind::Internal, text)),
+            Told::Event(event) => self.heard(&event)?,
         }
         Ok(())
     }
@@ -273,7 +252,7 @@ impl Client {
     fn progress(&mut self) {
         self.progress_at = Instant::now() + PROGRESS_PERIOD;
         let total = self.torrent.info().layout().total_len();
-        self.options.events.raise(Told::Progress {
+        self.options.events.raise(event::Event::Progress {
             bytes_done: total - self.left_bytes(),
             bytes_total: total,
         });
@@ -282,7 +261,7 @@ impl Client {
     /// Ends it and says what was done.
     pub(super) fn end(mut self, path: PathBuf) -> Report {
         let ended_at = self.complete_at.unwrap_or_else(Instant::now);
-        self.mailbox_stop();
+        self.stop();
         Report {
             v: 1,
             name: shown_name(&self.torrent),
@@ -299,30 +278,15 @@ impl Client {
     }
 
     /// Lets the machine say its last numbers and end.
-    fn mailbox_stop(&mut self) {
-        drop(self.mailbox.send(Command::Stop));
+    fn stop(&mut self) {
+        self.member.tell(Command::Stop);
         let until = Instant::now() + Duration::from_secs(2);
-        while let Ok(fact) = self.facts.recv_deadline(until) {
-            if let Fact::Heard(Event::Stats(stats)) = fact {
+        while let Ok(told) = self.facts.recv_deadline(until) {
+            if let Told::Event(Event::Stats(stats)) = told {
                 self.stats = stats;
             }
         }
         self.sources.end();
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.mailbox.stop();
-        if let Some(thread) = self.thread.take() {
-            // The thread must not wait for a reader that is gone.
-            while !thread.is_finished() {
-                drop(self.facts.recv_timeout(TICK));
-            }
-            if thread.join().is_err() {
-                tracing::error!("The torrent's thread had panicked");
-            }
-        }
     }
 }
 
@@ -335,28 +299,20 @@ fn bytes_missing(torrent: &Metainfo, have: &Bitmap) -> u64 {
         .sum()
 }
 
-/// How many pieces may be in memory.
-fn blocks_of(cut: Cut) -> usize {
-    let fit = ARENA_BYTES / cut.piece_bytes() as usize;
-    fit.min(cut.piece_count() as usize + BLOCKS_MIN)
-        .max(BLOCKS_MIN)
-}
-
 /// Begins to ask the torrent's trackers for peers.
 fn trackers(
     torrent: &Metainfo,
     peer_id: [u8; 20],
-    listens_on: SocketAddr,
+    member: &Member,
     options: &Options,
-    mailbox: &Mailbox<Command>,
 ) -> Result<Sources> {
     let identity = Identity {
         info_hash: torrent.info().names().first().wire(),
         peer_id,
-        port: listens_on.port(),
+        port: member.listens_on().port(),
         key: u32::from_be_bytes(crate::deploy::random()?),
     };
-    let mailbox = mailbox.clone();
+    let mailbox = member.mailbox().clone();
     Sources::start(
         &options.trackers_of(torrent),
         identity,
@@ -366,28 +322,4 @@ fn trackers(
             drop(mailbox.send(Command::Peers(peers)));
         },
     )
-}
-
-fn run(
-    setup: Setup,
-    make: impl FnOnce() -> Torrent<Arc<Metainfo>>,
-    commands: &Commands<Command>,
-    facts: &Sender<Fact>,
-) {
-    let driven = Driver::new(setup).and_then(|mut driver| {
-        // The job may have ended: then there is nobody to tell, here and below.
-        drop(facts.send(Fact::Backend(driver.backend())));
-        let mut machine = make();
-        driver.run(&mut machine, commands, |event| {
-            let is_over = event == Event::Stopped;
-            match facts.send(Fact::Heard(event)) {
-                Ok(()) if !is_over => ControlFlow::Continue(()),
-                Ok(()) | Err(_) => ControlFlow::Break(()),
-            }
-        })
-    });
-    if let Err(error) = driven {
-        let text = anyhow::Error::new(error);
-        drop(facts.send(Fact::Failed(format!("{text:#}"))));
-    }
 }

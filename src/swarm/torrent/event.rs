@@ -51,10 +51,12 @@ pub struct Config {
 pub enum Command {
     /// Peers are there.
     Peers(Vec<SocketAddr>),
-    /// A piece was verified and stored by other means.
-    Have(PieceIndex),
-    /// Whether a piece is to be fetched from peers now. At first all are.
-    Want(PieceIndex, bool),
+    /// Pieces were verified and stored by other means. Peers hear of them within a [`TICK`].
+    ///
+    /// [`TICK`]: crate::swarm::limits::TICK
+    Have(Vec<PieceIndex>),
+    /// The pieces that are to be fetched from peers now, of those that are not here: at first all.
+    Want(Bitmap),
     /// End all connections.
     Stop,
 }

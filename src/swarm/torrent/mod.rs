@@ -193,17 +193,20 @@ impl<V: Verify> Torrent<V> {
                     self.addresses.add(peer);
                 }
             }
-            Command::Have(piece) => {
-                if piece.get() < self.cut.piece_count() {
-                    self.drop_fetch(piece);
-                    self.stored(piece, now);
+            Command::Have(pieces) => {
+                for piece in pieces {
+                    if piece.get() < self.cut.piece_count() {
+                        self.drop_fetch(piece);
+                        self.stored(piece, now);
+                    }
                 }
             }
-            Command::Want(piece, is_wanted) => {
-                self.picker.want(piece, is_wanted);
-                if is_wanted {
-                    self.all_dirty();
+            Command::Want(wanted) => {
+                for piece in (0..self.cut.piece_count()).map(PieceIndex::new) {
+                    let is_wanted = piece.as_usize() < wanted.len() && wanted.get(piece.as_usize());
+                    self.picker.want(piece, is_wanted);
                 }
+                self.all_dirty();
             }
             Command::Stop => self.stop(),
         }

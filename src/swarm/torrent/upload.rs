@@ -38,12 +38,11 @@ impl<V: Verify> Torrent<V> {
         self.dirty.insert(id);
     }
 
-    /// Tells everybody that a piece is here.
+    /// Tells everybody that a piece is here: with what else is said, or at the next tick.
     pub(super) fn show_all_peers(&mut self, piece: PieceIndex) {
-        for (&id, peer) in &mut self.peers {
+        for peer in self.peers.values_mut() {
             if peer.is_ready() && peer.shown.is_none() {
                 peer.say(&Message::Have(piece));
-                self.dirty.insert(id);
             }
         }
     }

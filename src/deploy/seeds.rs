@@ -1,0 +1,179 @@
+//! The head in the swarms of its runs: a seed for each bundle that nodes swarm for, from the first
+//! of them on until none has been heard for a while.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::error::{Error, Kind, OrKind as _, Result};
+use super::hub::Published;
+use super::net::NetOptions;
+use super::swarm::member::{Member, Start, Told};
+use super::swarm::run::RunSwarm;
+use crate::base::Bitmap;
+use crate::base::event::Events;
+use crate::image::verify::PieceHashes;
+use crate::swarm::torrent::{Event, Stats, Why};
+
+/// Seeds at a time.
+const SEEDS_MAX: usize = 16;
+/// Memory for the pieces of one.
+const MEMORY_BYTES: usize = 64 << 20;
+/// How long a seed stays after a node was heard last.
+const LINGER: Duration = Duration::from_secs(300);
+
+/// How the head seeds.
+#[derive(Clone, Debug)]
+pub(crate) struct SeedConfig {
+    /// The address to listen on.
+    pub(crate) listen: IpAddr,
+    /// How the network is used.
+    pub(crate) net: NetOptions,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Seeds {
+    config: Option<SeedConfig>,
+    running: Mutex<BTreeMap<(String, u64), Seed>>,
+    events: Events,
+}
+
+#[derive(Debug)]
+struct Seed {
+    member: Member,
+    heard: Instant,
+    stats: Arc<Mutex<Stats>>,
+}
+
+/// A seed, as `GET /v1/status` shows it.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct SeedStatus {
+    /// Nodes that are connected.
+    nodes: usize,
+    /// Bytes of pieces that they were sent.
+    bytes_out: u64,
+}
+
+impl Seeds {
+    /// Seeds as `config` says; `None` never does.
+    pub(crate) const fn new(config: Option<SeedConfig>, events: Events) -> Self {
+        Self {
+            config,
+            running: Mutex::new(BTreeMap::new()),
+            events,
+        }
+    }
+
+    /// The port of a bundle's seed, which starts if it does not run; `None` if this head does not
+    /// seed, or seeds too much already.
+    ///
+    /// # Errors
+    /// If it cannot start.
+    pub(crate) fn port(&self, published: &Published, secret: [u8; 32]) -> Result<Option<u16>> {
+        let Some(config) = &self.config else {
+            return Ok(None);
+        };
+        let manifest = &published.manifest;
+        let key = (manifest.name.to_string(), manifest.serial.0);
+        let mut running = self.running();
+        running.retain(|_, seed| !seed.member.is_over());
+        if let Some(seed) = running.get_mut(&key) {
+            seed.heard = Instant::now();
+            return Ok(Some(seed.member.listens_on().port()));
+        }
+        let Some(swarm) = RunSwarm::new(manifest, secret) else {
+            return Ok(None);
+        };
+        if running.len() >= SEEDS_MAX {
+            return Ok(None);
+        }
+        let seed = self.start(config, published, &swarm)?;
+        let port = seed.member.listens_on().port();
+        running.insert(key, seed);
+        Ok(Some(port))
+    }
+
+    fn start(&self, config: &SeedConfig, published: &Published, swarm: &RunSwarm) -> Result<Seed> {
+        let manifest = &published.manifest;
+        let verify = PieceHashes::new(manifest.geometry, manifest.pieces.clone());
+        let have = Bitmap::full(manifest.pieces.len());
+        let start = Start {
+            config: swarm.config(have, true)?,
+            listener: config.net.listen_for_peers(config.listen)?,
+            file: published.bundle.try_clone().or_kind(Kind::Storage)?,
+            memory_bytes: MEMORY_BYTES,
+            ways: config.net.ways,
+            verify: verify.ok_or_else(|| {
+                Error::text(Kind::Integrity, "The manifest lacks hashes of pieces")
+            })?,
+        };
+        let stats = Arc::new(Mutex::new(Stats::default()));
+        let (shared, events) = (Arc::clone(&stats), self.events.clone());
+        let image = manifest.name.to_string();
+        let member = Member::start(start, move |told| {
+            tell(told, &image, &shared, &events);
+            ControlFlow::Continue(())
+        })?;
+        Ok(Seed {
+            member,
+            heard: Instant::now(),
+            stats,
+        })
+    }
+
+    /// Ends seeds of which no node has been heard for long.
+    pub(crate) fn tidy_up(&self) {
+        let is_left = |seed: &Seed| seed.heard.elapsed() > LINGER;
+        let ended: Vec<Seed> = {
+            let mut running = self.running();
+            let left = running.extract_if(.., |_, seed| is_left(seed));
+            left.map(|(_, seed)| seed).collect()
+        };
+        // Their ends are waited for without the lock.
+        drop(ended);
+    }
+
+    /// How the seed of a bundle does.
+    pub(crate) fn status(&self, published: &Published) -> SeedStatus {
+        let manifest = &published.manifest;
+        let key = (manifest.name.to_string(), manifest.serial.0);
+        let running = self.running();
+        let stats = running.get(&key).map(|seed| *lock(&seed.stats));
+        let stats = stats.unwrap_or_default();
+        SeedStatus {
+            nodes: stats.peers,
+            bytes_out: stats.bytes_out,
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<(String, u64), Seed>> {
+        lock(&self.running)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|broken| broken.into_inner())
+}
+
+fn tell(told: Told, image: &str, stats: &Mutex<Stats>, events: &Events) {
+    match told {
+        Told::Event(Event::Stats(new)) => *lock(stats) = new,
+        Told::Event(Event::DiskFailed { piece, error }) => events.warn(format!(
+            "{piece} of {image} cannot be read and is not seeded: {error}; see `flashover image \
+             verify`"
+        )),
+        Told::Event(Event::Left { peer, why }) => match why {
+            Why::SentWrong(_) | Why::NotSealed(_) => {
+                events.warn(format!("The swarm of {image}: {peer}: {why}"));
+            }
+            _ => tracing::debug!(%peer, %why, image, "A node left the swarm"),
+        },
+        Told::Event(_) | Told::Backend(_) => {}
+        Told::Failed(why) => events.warn(format!("The seed of {image} has ended: {why}")),
+    }
+}
