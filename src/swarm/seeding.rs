@@ -23,8 +23,13 @@ use crate::machine::StreamId;
 /// Pieces that a peer knows of and was not sent yet.
 pub const WINDOW: usize = 3;
 /// Pieces that a peer was sent and that nobody else has: with more it gets no new ones, unless all
-/// peers have as many. So a peer that cannot pass pieces on soon holds few that others wait for.
+/// peers have as many, or it takes them much faster than any. So a peer that cannot pass pieces on soon holds few that others wait for.
 pub const LONE_MAX: usize = 6;
+/// How many times as long as a peer's last piece all others are being sent theirs when it counts as
+/// much faster than they.
+const OUTRUNS: u32 = 4;
+/// Nobody is called slow before this time.
+const SLOW_MIN: Duration = Duration::from_millis(20);
 /// How long a piece that was sent may stay with its one holder before it is revealed to another, at
 /// least and at most; between, [`SPREADS`] times as long as pieces take as of late.
 pub const SPREAD_PATIENCE_MIN: Duration = Duration::from_secs(1);
@@ -63,6 +68,10 @@ struct Peer {
     window: BTreeSet<PieceIndex>,
     /// How many pieces it was sent that were seen nowhere else.
     lone: usize,
+    /// Since when the first of its window is being sent.
+    since: Time,
+    /// How long its last piece took.
+    service: Option<Duration>,
 }
 
 impl Partition {
@@ -104,8 +113,11 @@ impl Partition {
 
     /// All of a piece was sent to a peer.
     pub fn sent(&mut self, peer: StreamId, piece: PieceIndex, now: Time) {
-        if let Some(place) = self.peers.get_mut(&peer) {
-            place.window.remove(&piece);
+        if let Some(place) = self.peers.get_mut(&peer)
+            && place.window.remove(&piece)
+        {
+            place.service = Some(now.since(place.since));
+            place.since = now;
         }
         if let Some(state) = self.states.get_mut(piece.as_usize())
             && *state == State::Given(peer)
@@ -161,20 +173,62 @@ impl Partition {
             }
             self.hide(piece);
         }
-        let &piece = self.hidden.front()?;
+        let Some(&piece) = self.hidden.front() else {
+            return self.reveal_again(now);
+        };
         let holder = self.holders.get(&piece).copied();
         let all_stuck = self.peers.values().all(|peer| peer.lone >= LONE_MAX);
-        let others = self
-            .peers
-            .iter_mut()
-            .filter(|(peer, _)| Some(**peer) != holder);
-        let is_open = |peer: &Peer| all_stuck || peer.lone < LONE_MAX;
-        let with_room = others.filter(|(_, peer)| peer.window.len() < WINDOW && is_open(peer));
-        let (&to, place) = with_room.min_by_key(|(_, peer)| (peer.window.len(), peer.lone))?;
-        place.window.insert(piece);
+        let others = self.peers.iter().filter(|(peer, _)| Some(**peer) != holder);
+        let with_room = others.filter(|(id, peer)| {
+            let is_open = all_stuck || peer.lone < LONE_MAX;
+            peer.window.len() < WINDOW && (is_open || self.outruns_all(**id, now))
+        });
+        let (&to, _) = with_room.min_by_key(|(_, peer)| (peer.window.len(), peer.lone))?;
         self.hidden.pop_front();
-        self.states[piece.as_usize()] = State::Given(to);
+        self.give(to, piece, now);
         Some((to, piece))
+    }
+
+    /// With nothing left to give away: a fast peer that has nothing to do gets what waits for slow
+    /// ones, the last first.
+    fn reveal_again(&mut self, now: Time) -> Option<(StreamId, PieceIndex)> {
+        let idle = |(_, peer): &(&StreamId, &Peer)| peer.window.is_empty();
+        let mut idle = self.peers.iter().filter(idle).map(|(&id, _)| id);
+        let to = idle.find(|&id| self.outruns_all(id, now))?;
+        let waits = |(piece, state): (usize, &State)| match state {
+            State::Given(slow) if *slow != to => u32::try_from(piece).ok(),
+            _ => None,
+        };
+        let waiting = self.states.iter().enumerate().filter_map(waits);
+        let piece = waiting.last().map(PieceIndex::new)?;
+        self.give(to, piece, now);
+        Some((to, piece))
+    }
+
+    fn give(&mut self, to: StreamId, piece: PieceIndex, now: Time) {
+        self.states[piece.as_usize()] = State::Given(to);
+        if let Some(place) = self.peers.get_mut(&to) {
+            if place.window.is_empty() {
+                place.since = now;
+            }
+            place.window.insert(piece);
+        }
+    }
+
+    /// Whether a peer takes pieces much faster than every other that is being sent some, which are
+    /// some: it costs them nothing then. Where the seed's own link is what is slow, all take about
+    /// as long.
+    fn outruns_all(&self, peer: StreamId, now: Time) -> bool {
+        let Some(service) = self.peers.get(&peer).and_then(|place| place.service) else {
+            return false;
+        };
+        let slow = (service * OUTRUNS).max(SLOW_MIN);
+        let mut served = self
+            .peers
+            .iter()
+            .filter(|(id, place)| **id != peer && !place.window.is_empty())
+            .peekable();
+        served.peek().is_some() && served.all(|(_, place)| now >= place.since + slow)
     }
 
     fn patience(&self) -> Duration {

@@ -1,6 +1,7 @@
 //! A head that serves one image in the lab, and the nodes that receive it: what the tests of
 //! transfers have in common. What the nodes got is compared by stock tools (`tools/picture`).
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -27,7 +28,8 @@ pub(crate) struct Fleet<'lab> {
     lab: &'lab Lab,
     token: String,
     source: PathBuf,
-    _head: Process,
+    options: Vec<String>,
+    head: RefCell<Option<Process>>,
 }
 
 impl<'lab> Fleet<'lab> {
@@ -60,21 +62,35 @@ impl<'lab> Fleet<'lab> {
             .as_str()
             .expect("the token is a text")
             .to_owned();
-
-        let mut command = lab.command("head", FLASHOVER);
-        command
-            .arg("--store")
-            .arg(&store)
-            .args(["serve", "--interface", "eth0"]);
-        command.args(["--group", &GROUP.to_string()]);
-        command.args(options);
-        let head = lab.spawn("head", command, &scratch.join("head.log"));
-        Self {
+        let fleet = Self {
             lab,
             token,
             source,
-            _head: head,
-        }
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            head: RefCell::new(None),
+        };
+        fleet.start_head();
+        fleet
+    }
+
+    /// Starts the head, at first or anew.
+    pub(crate) fn start_head(&self) {
+        let scratch = self.lab.scratch();
+        let mut command = self.lab.command("head", FLASHOVER);
+        command
+            .arg("--store")
+            .arg(scratch.join("store"))
+            .args(["serve", "--interface", "eth0"]);
+        command.args(["--group", &GROUP.to_string()]);
+        command.args(&self.options);
+        let head = self.lab.spawn("head", command, &scratch.join("head.log"));
+        self.head.replace(Some(head));
+    }
+
+    /// Kills the head as a power cut would.
+    pub(crate) fn kill_head(&self) {
+        let head = self.head.take().expect("the head runs");
+        head.kill();
     }
 
     /// Starts `receive` on a node.
@@ -143,6 +159,14 @@ impl Receiver<'_> {
             self.node,
             self.said()
         );
+    }
+
+    /// Waits until it has all and has proven it; it may seed on.
+    pub(crate) fn proves(&mut self) {
+        let proven = until(WAIT, || {
+            self.said().contains("\"event\":\"receipt\"").then_some(())
+        });
+        assert!(proven.is_some(), "{}: {}", self.node, self.said());
     }
 
     /// Kills it as a power cut would.

@@ -8,4 +8,5 @@ pub(crate) mod lab;
 mod mtu;
 mod proof;
 mod snooping;
+mod swarm;
 mod transfer;

@@ -72,14 +72,7 @@ fn start(token: Token, listen: SocketAddr, events: Events) -> Head {
     }));
     let gate = Gate::Only(token.secret);
     let counters = Arc::new(Counters::default());
-    let hub = Hub::new(
-        &seed,
-        catalog,
-        gate,
-        Transports::none(),
-        counters,
-        events,
-    );
+    let hub = Hub::new(&seed, catalog, gate, Transports::none(), counters, events);
     let hub = Arc::new(hub.unwrap());
     let server = Server::start(listen, &seed, Arc::clone(&hub)).unwrap();
     Head { server, token, hub }

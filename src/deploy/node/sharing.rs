@@ -42,7 +42,7 @@ pub(super) struct Sharing {
     head: IpAddr,
     member: Member,
     discovery: Option<LocalDiscovery>,
-    stats: Arc<Mutex<Stats>>,
+    stats: Arc<Mutex<Option<Stats>>>,
 }
 
 /// What a node joins the swarm with.
@@ -74,11 +74,11 @@ impl Sharing {
             ways: join.net.ways,
             verify: verify.ok_or_else(senseless)?,
         };
-        let stats = Arc::new(Mutex::new(Stats::default()));
+        let stats = Arc::new(Mutex::new(None));
         let (shared, facts) = (Arc::clone(&stats), join.facts.clone());
         let member = Member::start(start, move |told| {
             if let Told::Event(Event::Stats(new)) = &told {
-                *shared.lock().unwrap_or_else(|broken| broken.into_inner()) = *new;
+                *shared.lock().unwrap_or_else(|broken| broken.into_inner()) = Some(*new);
             }
             // The job may have ended: what is here is seeded on.
             drop(facts.send(Fact::Shared(told)));
@@ -122,8 +122,8 @@ impl Sharing {
         self.member.tell(Command::Want(wanted))
     }
 
-    /// How it goes.
-    pub(super) fn stats(&self) -> Stats {
+    /// How it goes, once it was told.
+    pub(super) fn stats(&self) -> Option<Stats> {
         *self
             .stats
             .lock()
@@ -266,7 +266,9 @@ fn seed_on(mut sharing: Sharing, mut client: Client, place: &Place, until: &Rece
             Some((until, settled)) => {
                 let now = Instant::now();
                 let stats = sharing.stats();
-                let is_needed = stats.peers_lacking > 0 || (stats.peers > 0 && now < settled);
+                let is_lacked = stats.is_none_or(|stats| stats.peers_lacking > 0);
+                let is_settling = stats.is_none_or(|stats| stats.peers > 0) && now < settled;
+                let is_needed = is_lacked || is_settling;
                 if all_complete || !is_needed || now >= until {
                     break;
                 }

@@ -32,6 +32,10 @@ impl<V: Verify> Torrent<V> {
         while self.wants_more_peers()
             && let Some(to) = self.addresses.take(now)
         {
+            if self.has_peer_at(to) {
+                self.addresses.rest(to, now);
+                continue;
+            }
             let id = StreamId::outgoing(self.dialled);
             self.dialled += 1;
             let peer = Peer::new(to, PeerPhase::Opening, self.cut.piece_count(), now);
@@ -40,6 +44,14 @@ impl<V: Verify> Torrent<V> {
             let op = StreamOp::Connect { id, to };
             self.outputs.push_back(Output::Stream(op));
         }
+    }
+
+    /// Whether a peer that listens there is connected, whoever began.
+    fn has_peer_at(&self, address: SocketAddr) -> bool {
+        let listens_there = |(id, peer): (&StreamId, &Peer)| {
+            peer.is_ready() && peer.listens_at(*id) == Some(address)
+        };
+        self.peers.iter().any(listens_there)
     }
 
     pub(super) fn dial_at(&self) -> Time {
@@ -409,7 +421,8 @@ impl<V: Verify> Torrent<V> {
         self.waiting.remove(&id);
         self.dirty.remove(&id);
         if !id.is_incoming() {
-            if matches!(why, Why::Twice | Why::BothComplete) {
+            let is_no_failure = matches!(why, Why::Twice | Why::BothComplete);
+            if is_no_failure || self.has_peer_at(peer.address) {
                 self.addresses.rest(peer.address, now);
             } else {
                 self.addresses

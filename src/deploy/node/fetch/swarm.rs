@@ -188,7 +188,8 @@ impl Job<'_> {
                 self.join_swarm(&reply, now);
                 let usual = Duration::from_secs(reply.interval_s).max(ALONE_PAUSE);
                 let sharing = self.swarm.sharing.as_ref();
-                let is_alone = sharing.is_none_or(|sharing| sharing.stats().peers == 0);
+                let stats = sharing.and_then(Sharing::stats);
+                let is_alone = stats.is_none_or(|stats| stats.peers == 0);
                 let pause = if is_alone {
                     self.swarm.alone_pause.min(usual)
                 } else {
