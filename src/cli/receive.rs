@@ -142,7 +142,8 @@ pub(super) fn text(receipt: &Receipt) -> String {
     let shares = receipt.shares;
     let mut text = format!(
         "Received {}@{}: {} in {}, {:.1} MB/s; {} read back and right\n  root {}\n  \
-         multicast {:.1} %, swarm {:.1} %, HTTP {:.1} %, resumed {:.1} %; loss {:.2} %, {} pieces repaired",
+         multicast {:.1} %, swarm {:.1} %, HTTP {:.1} %, resumed {:.1} %; loss {:.2} %, \
+         {} pieces repaired",
         receipt.image,
         receipt.serial,
         format_bytes(receipt.bytes),

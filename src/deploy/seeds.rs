@@ -17,7 +17,7 @@ use super::swarm::run::RunSwarm;
 use crate::base::Bitmap;
 use crate::base::event::Events;
 use crate::image::verify::PieceHashes;
-use crate::swarm::torrent::{Event, Stats, Why};
+use crate::swarm::torrent::{Config, Event, Stats, Why};
 
 /// Seeds at a time.
 const SEEDS_MAX: usize = 16;
@@ -103,7 +103,10 @@ impl Seeds {
         let verify = PieceHashes::new(manifest.geometry, manifest.pieces.clone());
         let have = Bitmap::full(manifest.pieces.len());
         let start = Start {
-            config: swarm.config(have, true)?,
+            config: Config {
+                up_max: config.net.rate_bytes_per_s_max,
+                ..swarm.config(have, true)?
+            },
             listener: config.net.listen_for_peers(config.listen)?,
             file: published.bundle.try_clone().or_kind(Kind::Storage)?,
             memory_bytes: MEMORY_BYTES,

@@ -23,7 +23,8 @@ use crate::machine::StreamId;
 /// Pieces that a peer knows of and was not sent yet.
 pub const WINDOW: usize = 3;
 /// Pieces that a peer was sent and that nobody else has: with more it gets no new ones, unless all
-/// peers have as many, or it takes them much faster than any. So a peer that cannot pass pieces on soon holds few that others wait for.
+/// peers have as many, or it takes them much faster than any. So a peer that cannot pass pieces on
+/// soon holds few that others wait for.
 pub const LONE_MAX: usize = 6;
 /// How many times as long as a peer's last piece all others are being sent theirs when it counts as
 /// much faster than they.

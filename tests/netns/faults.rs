@@ -69,7 +69,7 @@ fn a_killed_and_restarted_node_fetches_nothing_twice() {
 fn a_node_without_multicast_finishes_over_http_and_says_so() {
     in_lab(NODES, |lab| {
         lab.shell("lab_filter_multicast node2");
-        let fleet = Fleet::serve(lab, None);
+        let fleet = Fleet::serve_no_swarm(lab, None);
         // No announcement reaches it either, so it is told where the head is.
         let head = HEAD.to_string();
         let filtered =
@@ -97,7 +97,7 @@ fn a_node_without_multicast_finishes_over_http_and_says_so() {
 #[test]
 fn a_node_that_loses_multicast_half_way_finishes_over_http_and_says_so() {
     in_lab(NODES, |lab| {
-        let fleet = Fleet::serve(lab, SLOW);
+        let fleet = Fleet::serve_no_swarm(lab, SLOW);
         let other = fleet.receive("node1");
         let mut filtered = fleet.receive("node2");
         filtered.reaches(0.5);

@@ -39,6 +39,13 @@ impl<'lab> Fleet<'lab> {
         Self::serve_with(lab, rate.as_ref().map_or(&[], |rate| rate.as_slice()))
     }
 
+    /// The same without a swarm: what multicast does not bring, byte ranges do.
+    pub(crate) fn serve_no_swarm(lab: &'lab Lab, rate: Option<&str>) -> Self {
+        let mut options = vec!["--via", "multicast,http"];
+        options.extend(rate.into_iter().flat_map(|rate| ["--rate-max", rate]));
+        Self::serve_with(lab, &options)
+    }
+
     /// The same with any options of `serve`.
     pub(crate) fn serve_with(lab: &'lab Lab, options: &[&str]) -> Self {
         let scratch = lab.scratch();
@@ -110,6 +117,9 @@ impl<'lab> Fleet<'lab> {
             "eth0",
             "--json-lines",
         ]);
+        if !more.contains(&"--seed-time") {
+            command.args(["--seed-time", "3s"]);
+        }
         command.args(more);
         let read = fs::read(&log).map_or(0, |old| old.len());
         let process = self.lab.spawn(node, command, &log);

@@ -63,7 +63,7 @@ fn row_17_large_and_small_frames_live_together() {
 fn row_17_a_late_joiner_with_small_frames_stops_nobody() {
     in_lab(NODES, |lab| {
         large(lab, "head node1");
-        let fleet = Fleet::serve(lab, Some("50mbit"));
+        let fleet = Fleet::serve_no_swarm(lab, Some("50mbit"));
         let mut first = fleet.receive("node1");
         first.reaches(0.5);
         let late = fleet.receive("node2");
@@ -104,7 +104,7 @@ fn row_17_what_is_on_the_way_decides() {
 fn row_17_frames_smaller_than_usual() {
     in_lab(NODES, |lab| {
         lab.shell("ip link set node2 mtu 1400 && lab_in node2 ip link set eth0 mtu 1400");
-        let fleet = Fleet::serve(lab, Some("100mbit"));
+        let fleet = Fleet::serve_no_swarm(lab, Some("100mbit"));
         let nodes = ["node1", "node2"].map(|node| fleet.receive(node));
         for receiver in nodes {
             by_multicast(&receiver.succeeds());

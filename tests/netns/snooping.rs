@@ -22,7 +22,7 @@ fn row_15_lost_membership_is_renewed_and_named_on_both_sides() {
              mcast_query_response_interval 100; \
              lab_rate node1 40",
         );
-        let fleet = Fleet::serve(lab, Some("15mbit"));
+        let fleet = Fleet::serve_no_swarm(lab, Some("15mbit"));
         let receipt = fleet.receive("node1").succeeds();
         let said = &receipt.said;
         assert!(said.contains("the group is joined again"), "{said}");

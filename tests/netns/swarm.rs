@@ -53,8 +53,11 @@ fn who_gets_no_multicast_gets_everything_from_the_swarm() {
     in_lab(Setup::nodes(3), |lab| {
         lab.shell("lab_filter_multicast node2");
         let fleet = Fleet::serve(lab, SLOW);
+        let mut others = ["node1", "node3"].map(|node| fleet.receive(node));
+        for other in &mut others {
+            other.reaches(0.05);
+        }
         let filtered = receive_from_head(lab, &fleet, "node2");
-        let others = ["node1", "node3"].map(|node| fleet.receive(node));
         let receipt = filtered.succeeds();
         assert_eq!(receipt.bytes_by("multicast"), 0, "{}", receipt.said);
         assert!(
@@ -97,17 +100,17 @@ fn who_comes_late_takes_what_has_passed_from_the_swarm() {
 fn the_head_dies_after_one_node_is_complete_and_all_finish() {
     in_lab(Setup::nodes(4), |lab| {
         let fleet = Fleet::serve_with(lab, &["--via", "swarm"]);
-        let mut first = fleet.receive("node1");
-        // These are slow, and have little when the first has all.
-        let slow = ["node2", "node3", "node4"];
-        let mut others = slow.map(|node| {
+        let mut others = ["node2", "node3", "node4"].map(|node| {
             lab.shell(&format!("lab_rate {node} 20"));
             fleet.receive(node)
         });
-        first.proves();
         for other in &mut others {
             other.reaches(0.05);
         }
+        // It has all while they have little.
+        let target = lab.scratch().join("node1");
+        let mut first = fleet.receive_with("node1", &target, &["--seed-time", "60s"]);
+        first.proves();
         fleet.kill_head();
         for other in others {
             let receipt = other.succeeds();

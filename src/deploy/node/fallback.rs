@@ -1,7 +1,8 @@
 //! When others help out: the policy, without clocks or sockets.
 //!
-//! Multicast comes first. The swarm, or ranges, help while it brings nothing, and pause as soon as it does
-//! again; so a node behind a filter finishes, and a thousand healthy nodes cost the head nothing.
+//! Multicast comes first. The swarm, or ranges, help while it brings nothing, and pause as soon as
+//! it does again; so a node behind a filter finishes, and a thousand healthy nodes cost the head
+//! nothing.
 
 use std::fmt;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(super) enum Cause {
     CannotListen(String),
     /// Another machine has this node's id.
     IdTaken(String),
+    /// Nothing has come so far.
+    Unheard,
     /// Nothing has ever come.
     Filtered,
     /// It came, and stopped.
@@ -46,6 +49,7 @@ impl fmt::Display for Cause {
             Self::NotOffered => "the head does not multicast this image",
             Self::CannotListen(why) => return write!(f, "multicast cannot be received: {why}"),
             Self::IdTaken(why) => return write!(f, "the head refused this node's id: {why}"),
+            Self::Unheard => "nothing was heard of the multicast while others brought all pieces",
             Self::Filtered => {
                 "no multicast reaches this node (filtered? IGMP snooping without a querier, \
                  a firewall, or another network)"

@@ -30,6 +30,8 @@ const MEMORY_BYTES: usize = 32 << 20;
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The time between two words to peers that the head does not tell of.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between two attempts at a head that does not answer.
+const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 /// How often a node that seeds on looks whether it need.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How long who was served last may take to say what it lacks.
@@ -130,6 +132,11 @@ impl Sharing {
             .unwrap_or_else(|broken| broken.into_inner())
     }
 
+    /// Whether a peer that is connected lacks pieces.
+    fn is_lacked(&self) -> bool {
+        self.stats().is_none_or(|stats| stats.peers_lacking > 0)
+    }
+
     /// Looks for peers without the head, from now on.
     pub(super) fn discover(&mut self, net: &NetOptions) {
         if self.discovery.is_some() {
@@ -202,8 +209,8 @@ pub(super) struct Seeding {
 }
 
 impl Seeding {
-    /// Seeds on while somebody who is connected lacks pieces and the head knows of one, for
-    /// `patience` at most.
+    /// Seeds on while the head knows of nodes that lack pieces, or without it while a peer does,
+    /// for `patience` at most.
     pub(super) fn finish(mut self, patience: Duration) {
         if let Some(until) = self.until.take() {
             // A thread that has ended needs no word.
@@ -228,6 +235,17 @@ impl Drop for Seeding {
     }
 }
 
+/// What the head says of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    /// All have everything.
+    Complete,
+    /// Some lack pieces, or may.
+    Lacking,
+    /// It does not answer.
+    Unknown,
+}
+
 fn seed_on(mut sharing: Sharing, mut client: Client, place: &Place, until: &Receiver<Instant>) {
     let Manifest { name, serial, .. } = &*place.manifest;
     let count = place.manifest.pieces.len();
@@ -235,46 +253,52 @@ fn seed_on(mut sharing: Sharing, mut client: Client, place: &Place, until: &Rece
         client.peers(name.as_str(), *serial, &place.request(port, count, state))
     };
     let mut ask_at = Instant::now();
-    let mut all_complete = false;
+    let mut others = Others::Unknown;
     let mut end: Option<(Instant, Instant)> = None;
     loop {
         if Instant::now() >= ask_at {
             let answer = ask(&mut client, Swarming::Complete, sharing.port());
             let pause = match answer {
                 Ok(reply) => {
-                    all_complete = reply.all_complete;
-                    Duration::from_secs(reply.interval_s).max(INTERVAL_MIN)
+                    let is_over = reply.all_complete;
+                    others = if is_over {
+                        Others::Complete
+                    } else {
+                        Others::Lacking
+                    };
+                    let pause = Duration::from_secs(reply.interval_s);
+                    if end.is_some() { pause / 5 } else { pause }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "The head does not hear that this node seeds");
-                    all_complete = false;
+                    others = Others::Unknown;
                     sharing.discover(&place.net);
-                    INTERVAL_MIN * 5
+                    ABSENT_PAUSE
                 }
             };
-            ask_at = Instant::now() + pause;
+            ask_at = Instant::now() + pause.max(INTERVAL_MIN);
         }
-        match end {
-            None => match until.recv_timeout(LOOK_PERIOD) {
+        let Some((until, settled)) = end else {
+            match until.recv_timeout(LOOK_PERIOD) {
                 Ok(until) => {
                     ask_at = Instant::now();
                     end = Some((until, ask_at + SETTLE));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
-            },
-            Some((until, settled)) => {
-                let now = Instant::now();
-                let stats = sharing.stats();
-                let is_lacked = stats.is_none_or(|stats| stats.peers_lacking > 0);
-                let is_settling = stats.is_none_or(|stats| stats.peers > 0) && now < settled;
-                let is_needed = is_lacked || is_settling;
-                if all_complete || !is_needed || now >= until {
-                    break;
-                }
-                std::thread::sleep(LOOK_PERIOD);
             }
+            continue;
+        };
+        let now = Instant::now();
+        let is_needed = match others {
+            Others::Complete => false,
+            Others::Lacking => true,
+            Others::Unknown => now < settled || sharing.is_lacked(),
+        };
+        if !is_needed || now >= until {
+            break;
         }
+        std::thread::sleep(LOOK_PERIOD);
     }
     // The head may be gone; then nobody need know.
     drop(ask(&mut client, Swarming::Leaving, sharing.port()));

@@ -106,6 +106,7 @@ pub(super) fn fetch(work: &Work<'_>, have: Bitmap, sink: &mut dyn Sink) -> Resul
     work.events.phase(Phase::Receiving);
     let ended = job.run(&facts, sink);
     job.progress();
+    job.note_silence();
     if let Some(listening) = job.listening.take() {
         // The loop drains no facts any more: without a reader the thread is never held up.
         drop(facts);
@@ -224,6 +225,14 @@ impl<'a> Job<'a> {
             listening.have(piece);
         }
         sink.ready(piece)
+    }
+
+    /// All came before it was clear that multicast did not.
+    fn note_silence(&mut self) {
+        let is_unheard = self.listening.is_some() && self.fallback.is_unheard(self.now());
+        if is_unheard && self.fetched.causes.is_empty() {
+            self.fetched.causes.push(Cause::Unheard.to_string());
+        }
     }
 
     fn disk_full(&self) -> Error {

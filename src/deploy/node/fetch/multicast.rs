@@ -29,6 +29,7 @@ impl Job<'_> {
             Heard::Backend(name) => self.fetched.backend = Some(name),
             Heard::Stored(piece) => {
                 self.fallback.piece(now);
+                self.swarm.multicast_brought(piece, now);
                 self.stored(piece, Via::Multicast, sink)?;
             }
             Heard::Poisoned { piece, abandoned } => {

@@ -3,7 +3,7 @@
 //! While multicast flows, the swarm brings what that has passed and this node missed: all of it
 //! comes by multicast last, if it comes. Without multicast it brings everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::super::Sink;
@@ -17,7 +17,7 @@ use crate::deploy::error::Result;
 use crate::deploy::swarm::member::Told;
 use crate::engine::net::{Listener, any_address};
 use crate::machine::DiskError;
-use crate::multicast::limits::PIECES_UNDER_WAY_MAX;
+use crate::multicast::limits::INTERLEAVE;
 use crate::swarm::torrent::{Event, Why};
 
 /// How often the swarm hears what is wished of it.
@@ -27,6 +27,10 @@ const WISH_PERIOD: Duration = Duration::from_millis(50);
 const ALONE_PAUSE: Duration = Duration::from_secs(1);
 /// The time between two attempts to hear of peers from a head that does not answer.
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
+/// What multicast has passed for this long it will not repair soon.
+const REPAIR_PATIENCE: Duration = Duration::from_secs(1);
+/// Pieces that may be under way beside the newest that came.
+const INTERLEAVED: u32 = 2 * INTERLEAVE as u32;
 /// The swarm is expected to bring something within this time.
 const SWARM_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -45,13 +49,52 @@ pub(super) struct Swarm {
     untold: Vec<PieceIndex>,
     wish: Option<Wish>,
     wish_at: Time,
-    /// The piece before which multicast has passed everything, and where it was when that was
-    /// found.
-    passed: u32,
-    position: Option<u32>,
+    passed: Passed,
     bytes_in: u64,
     /// When it brought something last, or was first expected to.
     moved_at: Time,
+}
+
+/// Which pieces multicast has passed: it sends them in order, a few at a time, and what is lost of
+/// them soon after; then it goes round.
+#[derive(Debug, Default)]
+struct Passed {
+    /// The piece before which all has passed.
+    before: u32,
+    /// The newest pieces that came, each newer than the one before, with the time.
+    news: VecDeque<(Time, u32)>,
+    newest: u32,
+    position: u32,
+}
+
+impl Passed {
+    fn sender_is_at(&mut self, position: u32) {
+        if position < self.position {
+            // It goes round.
+            self.news.clear();
+            self.newest = position;
+            self.before = self.before.min(position);
+        }
+        self.position = position;
+    }
+
+    fn brought(&mut self, piece: PieceIndex, now: Time) {
+        if piece.get() > self.newest {
+            self.newest = piece.get();
+            self.news.push_back((now, self.newest));
+        }
+    }
+
+    /// The piece before which all has passed, and was not repaired since.
+    fn before(&mut self, now: Time) -> u32 {
+        while let Some((at, piece)) = self.news.front().copied()
+            && now.since(at) >= REPAIR_PATIENCE
+        {
+            self.before = piece.saturating_sub(INTERLEAVED);
+            self.news.pop_front();
+        }
+        self.before
+    }
 }
 
 /// What is wished of the swarm.
@@ -94,19 +137,19 @@ impl Swarm {
         }
     }
 
-    /// Where multicast is now, of which this node hears once a second: what was new when it heard
-    /// last may still be repaired.
+    /// Where multicast is now, of which this node hears once a second.
     pub(super) fn multicast_is_at(&mut self, position: u32) {
-        let settled = self
-            .position
-            .map_or(position, |before| before.min(position));
-        self.passed = settled.saturating_sub(PIECES_UNDER_WAY_MAX);
-        self.position = Some(position);
+        self.passed.sender_is_at(position);
+    }
+
+    /// Multicast has brought a piece.
+    pub(super) fn multicast_brought(&mut self, piece: PieceIndex, now: Time) {
+        self.passed.brought(piece, now);
     }
 
     /// A multicast begins: nothing of it has passed.
     pub(super) fn multicast_begins(&mut self) {
-        (self.passed, self.position) = (0, None);
+        self.passed = Passed::default();
     }
 
     /// Whether it brings pieces, or can be expected to any moment.
@@ -246,11 +289,12 @@ impl Job<'_> {
     /// Tells the swarm what is wished of it, if that has changed.
     fn wish(&mut self, now: Time) {
         let count = self.work.manifest.geometry.piece_count();
+        let passed = self.swarm.passed.before(now);
         let is_hopeful = self.cause.is_none()
             && (self.listening.is_some() || self.joining)
             && !self.fallback.is_unheard(now);
         let wish = Wish {
-            before: if is_hopeful { self.swarm.passed } else { count },
+            before: if is_hopeful { passed } else { count },
             too: self.abandoned.clone(),
             not: self.fetching.clone(),
         };
@@ -264,6 +308,7 @@ impl Job<'_> {
         if before.is_none_or(|before| before.before < wish.before) {
             self.swarm.moved_at = now;
         }
+        tracing::debug!(?wish, is_hopeful, "What is wished of the swarm");
         if sharing.want(wish.pieces(count)) {
             self.swarm.wish = Some(wish);
         }
