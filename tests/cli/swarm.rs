@@ -8,6 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::process::{Running, flashover, run};
+use super::web::WebServer;
 
 fn at(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = flashover();
@@ -183,4 +184,115 @@ fn a_magnet_link_is_enough() {
         ],
     ));
     assert_eq!(nobody.code, Some(6), "{nobody:?}");
+}
+
+/// Without any peer everything comes from the torrent's web seed.
+#[test]
+fn a_web_seed_is_enough() {
+    let dir = content();
+    let server = WebServer::start(fs::read(dir.path().join("data")).unwrap());
+    let url = server.url();
+    fs::remove_file(dir.path().join("data.torrent")).unwrap();
+    let create = at(
+        dir.path(),
+        &[
+            "torrent",
+            "create",
+            "data",
+            "--piece-size",
+            "256k",
+            "--web-seed",
+            &url,
+        ],
+    );
+    assert_eq!(run(create).code, Some(0));
+    let refused = run(fetch_alone(
+        dir.path(),
+        &["--no-web-seeds", "--deadline", "3s"],
+    ));
+    assert_eq!(
+        (refused.code, server.requests()),
+        (Some(6), 0),
+        "{refused:?}"
+    );
+    let ended = run(fetch_alone(dir.path(), &[]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    assert_eq!(report["bytes_webseed"], 9_000_000);
+    assert_eq!(report["bytes_in"], 0);
+    assert_eq!(server.requests(), 35, "each piece is asked for once");
+    let path = |name| dir.path().join(name);
+    assert_eq!(
+        fs::read(path("got")).unwrap(),
+        fs::read(path("data")).unwrap()
+    );
+}
+
+#[test]
+fn a_web_seed_with_wrong_bytes_is_dropped() {
+    let dir = content();
+    let bytes = fs::read(dir.path().join("data")).unwrap();
+    let mut wrong = bytes.clone();
+    wrong
+        .iter_mut()
+        .step_by(200_000)
+        .for_each(|byte| *byte ^= 1);
+    let (right, wrong) = (WebServer::start(bytes), WebServer::start(wrong));
+    let (right_url, wrong_url) = (right.url(), wrong.url());
+    let alone = run(fetch_alone(
+        dir.path(),
+        &["--web-seed", &wrong_url, "--deadline", "4s"],
+    ));
+    assert_eq!(alone.code, Some(6), "{alone:?}");
+    assert!(alone.stderr.contains("35 pieces are missing"), "{alone:?}");
+    let both = ["--web-seed", &wrong_url, "--web-seed", &right_url];
+    let ended = run(fetch_alone(dir.path(), &both));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json()["bytes_webseed"], 9_000_000);
+    for ended in [&alone, &ended] {
+        let warns = format!("{wrong_url}: ");
+        assert!(ended.stderr.contains(&warns), "{ended:?}");
+        assert!(!ended.stderr.contains(&right_url), "{ended:?}");
+    }
+    assert!(wrong.requests() <= 4, "two fetches each time, no more");
+    assert_eq!(
+        fs::read(dir.path().join("got")).unwrap(),
+        fs::read(dir.path().join("data")).unwrap()
+    );
+}
+
+/// Web servers are spared while a peer brings what is wanted.
+#[test]
+fn peers_come_before_web_seeds() {
+    let dir = content();
+    let server = WebServer::start(fs::read(dir.path().join("data")).unwrap());
+    let (_seed, address) = seed(dir.path(), &["--up-max", "25mbit"]);
+    let ended = run(fetch(dir.path(), &address, &["--web-seed", &server.url()]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.json()["seconds"].as_f64() > Some(2.5), "{ended:?}");
+    assert_eq!(ended.json()["bytes_in"], 9_000_000);
+    assert_eq!(server.requests(), 0);
+}
+
+/// A peer that sends next to nothing holds nobody up.
+#[test]
+fn web_seeds_come_in_for_peers_that_bring_nothing() {
+    let dir = content();
+    let server = WebServer::start(fs::read(dir.path().join("data")).unwrap());
+    let (_seed, address) = seed(dir.path(), &["--up-max", "1kbit"]);
+    let ended = run(fetch(dir.path(), &address, &["--web-seed", &server.url()]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let by_web = ended.json()["bytes_webseed"].as_u64();
+    assert!(by_web >= Some(8_000_000), "{ended:?}");
+    assert_eq!(
+        fs::read(dir.path().join("got")).unwrap(),
+        fs::read(dir.path().join("data")).unwrap()
+    );
+}
+
+/// `fetch` without any peer.
+fn fetch_alone(dir: &Path, more: &[&str]) -> Command {
+    let arguments = ["fetch", "data.torrent", "--into", "got", "--json"];
+    let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s"];
+    at(dir, &[&arguments[..], &rest, more].concat())
 }

@@ -10,6 +10,7 @@
 mod client;
 mod magnet;
 mod sources;
+mod web;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -40,9 +41,13 @@ pub struct Options {
     pub trackers: bool,
     /// Trackers besides those of the torrent.
     pub more_trackers: Vec<String>,
+    /// Whether web seeds are asked, for what peers do not bring.
+    pub web_seeds: bool,
+    /// Web seeds besides those of the torrent.
+    pub more_web_seeds: Vec<String>,
     /// Bytes per second that peers are sent at most.
     pub up_max: Option<u64>,
-    /// Bytes per second that are fetched at most.
+    /// Bytes per second that are fetched at most, from peers and from web seeds each.
     pub down_max: Option<u64>,
     /// How the kernel is asked.
     pub ways: Ways,
@@ -118,6 +123,8 @@ pub struct Report {
     pub bytes_in: u64,
     /// Of those, bytes of no use.
     pub bytes_wasted: u64,
+    /// Bytes of pieces that came from web seeds.
+    pub bytes_webseed: u64,
     /// Bytes of blocks that peers were sent.
     pub bytes_out: u64,
     /// Peers that were banned for wrong bytes.
@@ -176,6 +183,9 @@ pub fn fetch(config: &Fetch) -> Result<Report> {
         Source::Magnet(link) => {
             options.peers = magnet::peers(link, &options);
             options.more_trackers.extend(link.trackers.iter().cloned());
+            options
+                .more_web_seeds
+                .extend(link.web_seeds.iter().cloned());
             magnet::find(link, &options, deadline)?
         }
     };
