@@ -58,6 +58,12 @@ pub(super) struct SwarmArgs {
     /// Ask no tracker
     #[arg(long, conflicts_with = "trackers")]
     no_trackers: bool,
+    /// Look for peers on this network even if the torrent is private, or only a link is known
+    #[arg(long)]
+    lsd: bool,
+    /// Do not look for peers on this network
+    #[arg(long, conflicts_with = "lsd")]
+    no_lsd: bool,
     /// Send no more than this per second, as 100mbit or 10mb
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     up_max: Option<u64>,
@@ -76,6 +82,7 @@ impl SwarmArgs {
             peers: self.peers.clone(),
             trackers: !self.no_trackers,
             more_trackers: self.trackers.clone(),
+            lsd: (self.lsd || self.no_lsd).then_some(self.lsd),
             web_seeds: false,
             more_web_seeds: Vec::new(),
             up_max: self.up_max,

@@ -98,7 +98,7 @@ impl Client {
         })?;
         // It has just begun and takes what it is told.
         member.tell(Command::Peers(options.peers.clone()));
-        let sources = trackers(&torrent, peer_id, &member, options)?;
+        let sources = sources(&torrent, peer_id, &member, options)?;
         let missing = bytes_missing(&torrent, &have);
         let web = web(&torrent, file, &have, options)?;
         Ok(Self {
@@ -388,27 +388,30 @@ fn web(
     Web::start(torrent, file, urls, options)
 }
 
-/// Begins to ask the torrent's trackers for peers.
-fn trackers(
+/// Begins to look for peers: at the torrent's trackers, and on this network.
+fn sources(
     torrent: &Metainfo,
     peer_id: [u8; 20],
     member: &Member,
     options: &Options,
 ) -> Result<Sources> {
+    let names = torrent.info().names();
     let identity = Identity {
-        info_hash: torrent.info().names().first().wire(),
+        info_hash: names.first().wire(),
         peer_id,
         port: member.listens_on().port(),
         key: u32::from_be_bytes(crate::deploy::random()?),
     };
     let mailbox = member.mailbox().clone();
-    Sources::start(
-        &options.trackers_of(torrent),
-        identity,
-        options,
-        move |peers| {
-            // At the end nobody listens any more.
-            drop(mailbox.send(Command::Peers(peers)));
-        },
-    )
+    let found = move |peers| {
+        // At the end nobody listens any more.
+        drop(mailbox.send(Command::Peers(peers)));
+    };
+    let trackers = options.trackers_of(torrent);
+    let mut sources = Sources::start(&trackers, identity, options, found.clone())?;
+    if options.lsd.unwrap_or(!torrent.info().is_private()) {
+        let names = names.iter().map(|name| name.wire());
+        sources.discover(names, member.listens_on(), found);
+    }
+    Ok(sources)
 }

@@ -1,8 +1,9 @@
 //! From a magnet link to a torrent: the info dictionary comes from peers.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::sources::Sources;
@@ -18,11 +19,15 @@ use crate::swarm::{Magnet, Metainfo};
 /// How often the wish to stop is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Fetches what the link names.
+/// Fetches what the link names; gives it with the peers that were heard of on this network.
 ///
 /// # Errors
 /// If nobody has it in time.
-pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -> Result<Metainfo> {
+pub(super) fn find(
+    magnet: &Magnet,
+    options: &Options,
+    until: Option<Instant>,
+) -> Result<(Metainfo, Vec<SocketAddr>)> {
     let setup = Setup {
         sockets: Vec::new(),
         listeners: Vec::new(),
@@ -50,6 +55,16 @@ pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -
     let mut sources = Sources::start(&trackers, identity, options, move |peers| {
         drop(tell.send(Command::Peers(peers)));
     })?;
+    let near = Arc::new(Mutex::new(BTreeSet::new()));
+    // Whoever hears of us finds that we listen when we have the description.
+    if options.lsd == Some(true) && options.listen.port() != 0 {
+        let (tell, heard) = (mailbox.clone(), Arc::clone(&near));
+        let names = magnet.names.iter().map(|name| name.wire());
+        sources.discover(names, options.listen, move |peers| {
+            lock(&heard).extend(peers.iter().copied());
+            drop(tell.send(Command::Peers(peers)));
+        });
+    }
     options
         .events
         .note("Asking peers what the magnet link describes");
@@ -86,7 +101,10 @@ pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -
     }
     ended.or_kind(Kind::Network)?;
     match found {
-        Some(Event::Found(info)) => Ok(Metainfo::from_info(*info)),
+        Some(Event::Found(info)) => {
+            let near = std::mem::take(&mut *lock(&near)).into_iter().collect();
+            Ok((Metainfo::from_info(*info), near))
+        }
         Some(Event::Useless(error)) => Err(Error::new(Kind::Usage, error)),
         None if options.interrupt.get().is_some() => Err(Error::text(Kind::Interrupted, "Stopped")),
         None => Err(
@@ -103,4 +121,8 @@ pub(super) fn peers(magnet: &Magnet, options: &Options) -> Vec<SocketAddr> {
         found.ok()?.next()
     });
     options.peers.iter().copied().chain(named).collect()
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(|broken| broken.into_inner())
 }

@@ -41,6 +41,9 @@ pub struct Options {
     pub trackers: bool,
     /// Trackers besides those of the torrent.
     pub more_trackers: Vec<String>,
+    /// Whether peers are looked for on this network (BEP 14); by default if the torrent is not
+    /// private. By a magnet link alone only if it is said.
+    pub lsd: Option<bool>,
     /// Whether web seeds are asked, for what peers do not bring.
     pub web_seeds: bool,
     /// Web seeds besides those of the torrent.
@@ -186,7 +189,9 @@ pub fn fetch(config: &Fetch) -> Result<Report> {
             options
                 .more_web_seeds
                 .extend(link.web_seeds.iter().cloned());
-            magnet::find(link, &options, deadline)?
+            let (torrent, peers) = magnet::find(link, &options, deadline)?;
+            options.peers.extend(peers);
+            torrent
         }
     };
     need_one_file(&torrent)?;
