@@ -18,10 +18,10 @@ pub(crate) struct Args {
     /// The torrent, or a magnet link
     #[arg(value_name = "FILE.torrent|MAGNET", value_parser = parse_source)]
     source: Source,
-    /// The file to write, or the directory to put it into
+    /// The file or directory to write, or a directory that is there, to put it into
     #[arg(long, value_name = "PATH")]
     into: PathBuf,
-    /// Replace a file that is there
+    /// Replace a file that is there, or a directory with all that is in it
     #[arg(long)]
     replace: bool,
     /// A web seed besides those of the torrent: an http URL; may be given again

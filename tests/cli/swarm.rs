@@ -296,3 +296,112 @@ fn fetch_alone(dir: &Path, more: &[&str]) -> Command {
     let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s"];
     at(dir, &[&arguments[..], &rest, more].concat())
 }
+
+/// A directory and its torrent, and a seed of it.
+fn tree(create: &[&str]) -> (tempfile::TempDir, Running, String) {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("a/b")).unwrap();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 977) as u8).collect();
+    fs::write(data.join("a/large"), &bytes).unwrap();
+    fs::write(data.join("a/b/small"), "hello").unwrap();
+    fs::write(data.join("a/empty"), "").unwrap();
+    fs::write(data.join("run"), &bytes[..100_001]).unwrap();
+    fs::set_permissions(data.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("../../run", data.join("a/b/link")).unwrap();
+    let arguments = ["torrent", "create", "data", "--piece-size", "64k"];
+    let made = run(at(dir.path(), &[&arguments, create].concat()));
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let (seed, address) = seed(dir.path(), &[]);
+    (dir, seed, address)
+}
+
+/// All that is beneath a path: names, kinds, permissions and contents.
+fn listing(root: &Path) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut lines = Vec::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let about = path.symlink_metadata().unwrap();
+        let name = path.strip_prefix(root).unwrap().display();
+        let mode = about.permissions().mode();
+        if about.is_dir() {
+            lines.push(format!("{name} {mode:o}"));
+            waiting.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else if about.is_symlink() {
+            lines.push(format!(
+                "{name} -> {}",
+                fs::read_link(&path).unwrap().display()
+            ));
+        } else {
+            let hash = blake3::hash(&fs::read(&path).unwrap());
+            lines.push(format!("{name} {mode:o} {hash}"));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_directory_is_seeded_and_fetched() {
+    for forms in [&["--v1"][..], &["--v2"], &[]] {
+        let (dir, _seed, address) = tree(forms);
+        let ended = run(fetch(dir.path(), &address, &[]));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let path = |name| dir.path().join(name);
+        assert_eq!(listing(&path("got")), listing(&path("data")), "{forms:?}");
+        assert!(!path("got.part").exists());
+    }
+}
+
+#[test]
+fn a_directory_that_is_there_is_replaced_only_when_asked() {
+    let (dir, _seed, address) = tree(&[]);
+    let path = |name| dir.path().join(name);
+    fs::create_dir_all(path("into/data/a")).unwrap();
+    fs::write(path("into/data/a/mine"), "mine").unwrap();
+    let into = |more: &[&str]| {
+        let arguments = [
+            "fetch",
+            "data.torrent",
+            "--into",
+            "into",
+            "--peer",
+            &address,
+        ];
+        let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s", "--json"];
+        run(at(dir.path(), &[&arguments[..], &rest, more].concat()))
+    };
+    assert_eq!(into(&[]).code, Some(8));
+    assert_eq!(fs::read(path("into/data/a/mine")).unwrap(), b"mine");
+    let ended = into(&["--replace"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(listing(&path("into/data")), listing(&path("data")));
+    assert_eq!(fs::read_dir(path("into")).unwrap().count(), 1);
+}
+
+/// What an attempt left is used, and what is of something else is not taken over.
+#[test]
+fn a_fetch_of_a_directory_goes_on() {
+    let (dir, _seed, address) = tree(&[]);
+    let part = dir.path().join("got.part");
+    fs::create_dir_all(part.join("a")).unwrap();
+    let large = fs::read(dir.path().join("data/a/large")).unwrap();
+    fs::write(part.join("a/large"), &large[..1_500_000]).unwrap();
+    fs::write(part.join("a/other"), "").unwrap();
+    let refused = run(fetch(dir.path(), &address, &[]));
+    assert_eq!(refused.code, Some(8), "{refused:?}");
+    assert!(refused.stderr.contains("a/other"), "{refused:?}");
+    fs::remove_file(part.join("a/other")).unwrap();
+    let ended = run(fetch(dir.path(), &address, &[]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let resumed = ended.json()["bytes_resumed"].as_u64();
+    assert!(resumed >= Some(1_400_000), "{ended:?}");
+    let got = listing(&dir.path().join("got"));
+    assert_eq!(got, listing(&dir.path().join("data")));
+}

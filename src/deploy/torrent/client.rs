@@ -1,6 +1,5 @@
 //! A running torrent: the machine on its thread, its sources of peers, and what is told of it.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 
+use super::content::Content;
 use super::sources::Sources;
 use super::web::Web;
 use super::{Options, Report, shown_name};
@@ -64,8 +64,8 @@ pub(super) struct Client {
 impl Client {
     /// Starts the machine and looks for peers.
     pub(super) fn start(
-        torrent: &Metainfo,
-        file: &File,
+        torrent: &Arc<Metainfo>,
+        content: &Content,
         have: Bitmap,
         is_first_seed: bool,
         options: &Options,
@@ -82,28 +82,29 @@ impl Client {
             ..config(torrent, cut, options)?
         };
         let peer_id = config.peer_id;
-        let torrent = Arc::new(torrent.clone());
-        let start = Start {
-            config,
-            listener,
-            file: file.try_clone().or_kind(Kind::Storage)?,
-            memory_bytes: MEMORY_BYTES,
-            ways: options.ways,
-            verify: Arc::clone(&torrent),
-        };
         let (sender, facts) = crossbeam::channel::bounded(EVENTS_MAX);
-        let member = Member::start(start, move |told| match sender.send(told) {
+        let tell = move |told| match sender.send(told) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
-        })?;
+        };
+        let member = match content {
+            Content::One(file) => {
+                let file = file.try_clone().or_kind(Kind::Storage)?;
+                Member::start(start(torrent, config, listener, file, options), tell)?
+            }
+            Content::Many(files) => {
+                let files = Arc::clone(files);
+                Member::start_spread(start(torrent, config, listener, files, options), tell)?
+            }
+        };
         // It has just begun and takes what it is told.
         member.tell(Command::Peers(options.peers.clone()));
-        let sources = sources(&torrent, peer_id, &member, options)?;
-        let missing = bytes_missing(&torrent, &have);
-        let web = web(&torrent, file, &have, options)?;
+        let sources = sources(torrent, peer_id, &member, options)?;
+        let missing = bytes_missing(torrent, &have);
+        let web = web(torrent, content, &have, options)?;
         Ok(Self {
             bytes_resumed: torrent.info().layout().total_len() - missing,
-            torrent,
+            torrent: Arc::clone(torrent),
             options: options.clone(),
             have,
             facts,
@@ -373,10 +374,27 @@ fn config(torrent: &Metainfo, cut: Cut, options: &Options) -> Result<Config> {
     })
 }
 
+fn start<F>(
+    torrent: &Arc<Metainfo>,
+    config: Config,
+    listener: Listener,
+    file: F,
+    options: &Options,
+) -> Start<Arc<Metainfo>, F> {
+    Start {
+        config,
+        listener,
+        file,
+        memory_bytes: MEMORY_BYTES,
+        ways: options.ways,
+        verify: Arc::clone(torrent),
+    }
+}
+
 /// Prepares to ask the torrent's web seeds for what is missing.
 fn web(
     torrent: &Arc<Metainfo>,
-    file: &File,
+    content: &Content,
     have: &Bitmap,
     options: &Options,
 ) -> Result<Option<Web>> {
@@ -385,7 +403,7 @@ fn web(
     }
     let mut urls = torrent.web_seeds();
     urls.extend(options.more_web_seeds.iter().cloned());
-    Web::start(torrent, file, urls, options)
+    Web::start(torrent, content, urls, options)
 }
 
 /// Begins to look for peers: at the torrent's trackers, and on this network.

@@ -5,8 +5,6 @@
 //! owner to whom it may concern. A server that gives wrong bytes is not asked again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +12,7 @@ use crossbeam::channel::Receiver;
 use tokio::sync::mpsc;
 
 use super::Options;
+use super::content::Content;
 use crate::base::event::Events;
 use crate::base::{Bitmap, PieceIndex, Time};
 use crate::deploy::error::{Kind, OrKind as _, Result};
@@ -30,7 +29,7 @@ const ORDERS_MAX: usize = 2 * SEEDS_MAX * FETCHES_PER_SEED_MAX;
 /// See the module; dropping it ends what is under way.
 pub(super) struct Web {
     torrent: Arc<Metainfo>,
-    file: File,
+    content: Content,
     events: Events,
     seeds: WebSeeds,
     /// What is being fetched.
@@ -54,7 +53,7 @@ impl Web {
     /// If a thread cannot be had.
     pub(super) fn start(
         torrent: &Arc<Metainfo>,
-        file: &File,
+        content: &Content,
         urls: Vec<String>,
         options: &Options,
     ) -> Result<Option<Self>> {
@@ -81,7 +80,7 @@ impl Web {
         })?;
         Ok(Some(Self {
             torrent: Arc::clone(torrent),
-            file: file.try_clone().or_kind(Kind::Storage)?,
+            content: content.clone(),
             events: options.events.clone(),
             seeds,
             under_way: BTreeMap::new(),
@@ -174,8 +173,8 @@ impl Web {
             return Ok(None);
         }
         let place = layout.piece_range(piece).start;
-        self.file
-            .write_all_at(&bytes, place)
+        self.content
+            .write_at(&bytes, place)
             .or_kind_with(Kind::Storage, || format!("{piece} could not be written"))?;
         self.bytes += bytes.len() as u64;
         Ok(Some(piece))
