@@ -187,7 +187,7 @@ def table(nodes):
     """One row per attempt. MB/s is of the compressed bundle, from the first wish to the last piece;
     the shares say where its bytes came from."""
     print(f"{'node':14} {'seconds':>7} {'MB/s':>6} {'loss':>7} {'repaired':>9} {'resumed':>8} "
-          f"{'multicast':>10} {'HTTP':>6}  verified")
+          f"{'multicast':>10} {'swarm':>6} {'HTTP':>6}  verified")
     for node in nodes:
         receipt = node.receipt
         if node.killed or receipt is None:
@@ -198,7 +198,7 @@ def table(nodes):
         share = {via: got / receipt["bytes"] for via, got in receipt["shares"].items()}
         print(f"{node.title:14} {receipt['seconds']:7.2f} {rate:6.1f} {receipt['loss']:7.2%} "
               f"{receipt['pieces_repaired']:9} {share['resume']:8.0%} {share['multicast']:10.0%} "
-              f"{share['http']:6.0%}  {'yes' if receipt['verified'] else 'NO'}")
+              f"{share['swarm']:6.0%} {share['http']:6.0%}  {'yes' if receipt['verified'] else 'NO'}")
 
 
 def compare(tree, nodes):

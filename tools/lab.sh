@@ -128,6 +128,16 @@ lab_filter_multicast() {
     } | nft -f -
 }
 
+# lab_storm_control NODE MBIT: the switch sends it no more multicast than that; 0 ends it.
+lab_storm_control() {
+    {
+        echo "flush chain bridge lab filter_$1"
+        [ "$2" = 0 ] || echo "add rule bridge lab filter_$1 \
+            ether type ip ip daddr 224.0.0.0/4 limit rate over $(($2 * 125)) kbytes/second \
+            counter name filtered_$1 drop"
+    } | nft -f -
+}
+
 # lab_rate NODE MBIT: the speed of its cable, each way. 0 takes the limit away.
 lab_rate() {
     local tbf="root tbf rate ${2}mbit burst 128kb latency 50ms"

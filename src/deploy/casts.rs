@@ -77,6 +77,18 @@ struct Shared {
     wanted: Instant,
     /// Whether it is about to end, so that nobody may join it any more.
     ending: bool,
+    pulse: Pulse,
+}
+
+/// How a cast does, for who shares the cable with it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pulse {
+    /// Bytes per second that reach the median node; 0 if none hears anything.
+    pub(crate) arriving: f64,
+    /// Its rate is lowered because datagrams are lost.
+    pub(crate) is_lowered: bool,
+    /// Pieces that nodes lack.
+    pub(crate) pieces_lacking: u32,
 }
 
 /// A cast, as `GET /v1/status` shows it.
@@ -189,6 +201,13 @@ impl Casts {
         path::send_probes(config.interface.mtu, node, request.port, &request.nonce)
     }
 
+    /// How the cast of a bundle does, if there is one.
+    pub(crate) fn pulse(&self, name: &str, serial: u64) -> Option<Pulse> {
+        let running = self.running();
+        let cast = running.get(&(name.to_owned(), serial))?;
+        (!cast.thread.is_finished()).then(|| lock(&cast.shared).pulse)
+    }
+
     /// What runs.
     pub(crate) fn status(&self) -> Vec<CastStatus> {
         let running = self.running();
@@ -284,6 +303,7 @@ impl Cast {
             status,
             wanted: Instant::now(),
             ending: false,
+            pulse: Pulse::default(),
         }));
         let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
         let run = Run {
@@ -467,6 +487,14 @@ impl Teller {
     }
 
     fn progress(&self, progress: crate::multicast::sender::Progress) {
+        tracing::debug!(
+            rate = progress.rate_bytes_per_s,
+            adapted = progress.rate_bytes_per_s_adapted,
+            loss = progress.loss_quantile,
+            receiving = progress.receiving,
+            lacking = progress.pieces_lacking,
+            "A cast"
+        );
         let mut shared = lock(&self.shared);
         if progress.pieces_lacking > 0 {
             shared.wanted = Instant::now();
@@ -475,6 +503,17 @@ impl Teller {
             // If the queue is full, the next second tries again.
             shared.ending = self.mailbox.send(Command::Stop).is_ok();
         }
+        #[expect(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
+        let arriving = progress.rate_bytes_per_s as f64 * (1.0 - progress.loss_median);
+        shared.pulse = Pulse {
+            arriving: if progress.receiving > 0 {
+                arriving
+            } else {
+                0.0
+            },
+            is_lowered: progress.rate_bytes_per_s_adapted.is_some(),
+            pieces_lacking: progress.pieces_lacking,
+        };
         let status = &mut shared.status;
         status.bytes_sent = progress.bytes_sent;
         status.rate_bytes_per_s = progress.rate_bytes_per_s;

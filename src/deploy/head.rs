@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
@@ -241,12 +241,16 @@ pub fn serve(config: &Serve, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) 
         open_swarm: open_swarm.as_ref().map(at),
         ..head.ready(token)
     });
+    let mut scanned = Instant::now();
     loop {
-        if let Some(stop) = interrupt.wait(super::catalog::RESCAN_PERIOD) {
+        if let Some(stop) = interrupt.wait(PERIOD) {
             return Ok(Ended::Stopped(stop));
         }
-        if head.hub.rescan() {
-            head.announce();
+        if scanned.elapsed() >= super::catalog::RESCAN_PERIOD {
+            scanned = Instant::now();
+            if head.hub.rescan() {
+                head.announce();
+            }
         }
         head.hub.tidy_up();
     }
@@ -315,6 +319,7 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         if let Some(stop) = interrupt.wait(PERIOD) {
             return Ok(Ended::Stopped(stop));
         }
+        head.hub.tidy_up();
         let done = head.hub.nodes_done();
         if config.receivers.is_some_and(|wanted| done >= wanted) {
             // Nobody minds a signal here: the head ends anyway.

@@ -32,6 +32,8 @@ use crate::swarm::tracker::{Announce, Event as Heard, Refused};
 
 /// The most nodes that are remembered; the one silent the longest makes room.
 const NODES_MAX: usize = 20_000;
+/// How long what a node has said of multicast is believed.
+const CONTENT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the swarm stays together for a node that lacks bytes and says nothing more.
 const AWAITED_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -298,9 +300,27 @@ impl Hub {
         Ok(())
     }
 
-    /// Ends what nobody needs any more.
+    /// Ends what nobody needs any more, and shares the cable between the rest.
     pub(crate) fn tidy_up(&self) {
         self.seeds.tidy_up();
+        self.seeds.balance(|name, serial| {
+            let pulse = self.casts.pulse(name, serial)?;
+            self.is_content(name, serial).then_some(pulse)
+        });
+    }
+
+    /// Whether multicast serves any node of a bundle well, by what nodes say.
+    fn is_content(&self, name: &str, serial: u64) -> bool {
+        let nodes = self.nodes();
+        let mut of_it = nodes
+            .values()
+            .filter(|node| node.heard.elapsed() < CONTENT_PATIENCE)
+            .map(|node| &node.report)
+            .filter(|report| report.image == name && report.serial == serial)
+            .filter(|report| report.phase == Phase::Receiving)
+            .peekable();
+        // Who has joined a moment ago has said nothing yet.
+        of_it.peek().is_none() || of_it.any(|report| report.cause.is_empty())
     }
 
     /// Takes what a node says of itself in the swarm of a bundle, and tells it of others.

@@ -27,6 +27,7 @@ pub mod torrent;
 
 mod accept;
 mod announce;
+mod balance;
 mod beacon;
 mod casts;
 mod catalog;

@@ -9,20 +9,24 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::balance::{Balance, Sample};
+use super::casts::Pulse;
 use super::error::{Error, Kind, OrKind as _, Result};
 use super::hub::Published;
 use super::net::NetOptions;
 use super::swarm::member::{Member, Start, Told};
 use super::swarm::run::RunSwarm;
-use crate::base::Bitmap;
 use crate::base::event::Events;
+use crate::base::{Bitmap, Time};
 use crate::image::verify::PieceHashes;
-use crate::swarm::torrent::{Config, Event, Stats, Why};
+use crate::swarm::torrent::{Command, Config, Event, Stats, Why};
 
 /// Seeds at a time.
 const SEEDS_MAX: usize = 16;
 /// Memory for the pieces of one.
 const MEMORY_BYTES: usize = 64 << 20;
+/// How often a seed is looked at: as often as it tells how it does.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How long a seed stays after a node was heard last.
 const LINGER: Duration = Duration::from_secs(300);
 
@@ -40,6 +44,7 @@ pub(crate) struct SeedConfig {
 pub(crate) struct Seeds {
     config: Option<SeedConfig>,
     running: Mutex<BTreeMap<(String, u64), Seed>>,
+    started: Instant,
     events: Events,
 }
 
@@ -48,6 +53,11 @@ struct Seed {
     member: Member,
     heard: Instant,
     stats: Arc<Mutex<Stats>>,
+    balance: Balance,
+    serves: bool,
+    /// Bytes sent at the last look, and when that was.
+    told: (u64, Time),
+    piece_size: usize,
 }
 
 /// A seed, as `GET /v1/status` shows it.
@@ -61,10 +71,11 @@ pub(crate) struct SeedStatus {
 
 impl Seeds {
     /// Seeds as `config` says; `None` never does.
-    pub(crate) const fn new(config: Option<SeedConfig>, events: Events) -> Self {
+    pub(crate) fn new(config: Option<SeedConfig>, events: Events) -> Self {
         Self {
             config,
             running: Mutex::new(BTreeMap::new()),
+            started: Instant::now(),
             events,
         }
     }
@@ -126,7 +137,25 @@ impl Seeds {
             member,
             heard: Instant::now(),
             stats,
+            balance: Balance::new(),
+            serves: true,
+            told: (0, self.now()),
+            piece_size: manifest.geometry.piece_size(),
         })
+    }
+
+    /// Lets seeds serve or not, as the casts beside them do that serve anybody well.
+    pub(crate) fn balance(&self, pulse: impl Fn(&str, u64) -> Option<Pulse>) {
+        let now = self.now();
+        for ((name, serial), seed) in self.running().iter_mut() {
+            if now.since(seed.told.1) >= LOOK_PERIOD {
+                seed.balance(pulse(name, *serial), now);
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::ZERO + self.started.elapsed()
     }
 
     /// Ends seeds of which no node has been heard for long.
@@ -156,6 +185,31 @@ impl Seeds {
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<(String, u64), Seed>> {
         lock(&self.running)
+    }
+}
+
+impl Seed {
+    fn balance(&mut self, pulse: Option<Pulse>, now: Time) {
+        let pulse = pulse.unwrap_or_default();
+        let sent = lock(&self.stats).bytes_out;
+        let seconds = now.since(self.told.1).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
+        let (seed, piece) = (
+            sent.saturating_sub(self.told.0) as f64 / seconds.max(0.001),
+            self.piece_size as f64,
+        );
+        self.told = (sent, now);
+        let sample = Sample {
+            cast: pulse.arriving,
+            is_lowered: pulse.is_lowered,
+            seed,
+            left: f64::from(pulse.pieces_lacking) * piece,
+        };
+        let serves = self.balance.decide(&sample, now);
+        tracing::debug!(?sample, serves, "Cast and seed");
+        if serves != self.serves && self.member.tell(Command::Serve(serves)) {
+            self.serves = serves;
+        }
     }
 }
 

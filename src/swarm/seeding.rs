@@ -43,7 +43,8 @@ const SPREADS: u32 = 8;
 #[derive(Debug)]
 pub struct Partition {
     states: Vec<State>,
-    /// Pieces that nobody knows of, in the order in which they are revealed.
+    /// Pieces that nobody knows of, in the order in which they are revealed: the last first. A
+    /// multicast beside begins with the first, and both meet.
     hidden: VecDeque<PieceIndex>,
     peers: BTreeMap<StreamId, Peer>,
     /// Pieces that are sent and were seen at no other peer, with the time.
@@ -81,7 +82,7 @@ impl Partition {
     pub fn new(count: u32) -> Self {
         Self {
             states: vec![State::Hidden; count as usize],
-            hidden: (0..count).map(PieceIndex::new).collect(),
+            hidden: (0..count).rev().map(PieceIndex::new).collect(),
             peers: BTreeMap::new(),
             lone: BTreeMap::new(),
             holders: BTreeMap::new(),

@@ -126,6 +126,8 @@ pub struct Progress {
     pub position: u32,
     /// Pieces that anybody lacks.
     pub pieces_lacking: u32,
+    /// Receivers that were served and heard something of late.
+    pub receiving: u32,
     /// Every receiver that is being served, has been demoted, or was done of late.
     pub nodes: Vec<NodeProgress>,
 }

@@ -4,7 +4,8 @@
 //! the worst) see loss above [`LOSS_HIGH`], or drop datagrams or pieces themselves. Behind a
 //! bottleneck as much arrives at the lower rate as before: the rate goes down to that. Where less
 //! arrives in proportion, the loss is the network's own: it becomes the *baseline*, and the rate
-//! goes back to what it was.
+//! goes back to what it was. No network loses more than [`LOSS_OWN_MAX`] by itself: that is always
+//! a bottleneck, as a switch that lets little pass as multicast (storm control).
 
 use std::time::Duration;
 
@@ -137,7 +138,8 @@ impl Pace {
         let before = self.before.unwrap_or(first);
         let arrived = before.rate * (1.0 - before.loss);
         let arrives = rate * (1.0 - loss);
-        let is_bottleneck = arrives > 0.5 * arrived * (1.0 + rate / before.rate);
+        let is_drowned = loss > LOSS_OWN_MAX;
+        let is_bottleneck = is_drowned || arrives > 0.5 * arrived * (1.0 + rate / before.rate);
         if before.times >= 2 && !is_bottleneck && drop_share < DROP_SHARE_HIGH {
             self.baseline = loss;
             self.before = None;
@@ -147,7 +149,11 @@ impl Pace {
         let times = before.times + 1;
         self.before = Some(Before { times, ..before });
         let found = before.times > 0 && is_bottleneck && drop_share < DROP_SHARE_HIGH;
-        let lowered = if found { arrives } else { rate };
+        let lowered = if found || is_drowned {
+            arrives.max(rate / STEP_MAX)
+        } else {
+            rate
+        };
         self.adapted = Some(as_rate(lowered.min(rate * 0.75)));
         true
     }
@@ -207,6 +213,10 @@ fn as_rate(rate: f64) -> u64 {
 const BURST_MS_MAX: u64 = 2;
 /// Loss above the baseline at which the rate is lowered.
 const LOSS_HIGH: f64 = 0.1;
+/// See the module.
+const LOSS_OWN_MAX: f64 = 0.75;
+/// The rate is divided by this at most in one step: few datagrams of many tell little.
+const STEP_MAX: f64 = 4.0;
 /// Loss below which nothing is sent proactively.
 const LOSS_NONE: f64 = 0.0005;
 /// The share of datagrams or pieces dropped by receivers themselves at which the rate is lowered.

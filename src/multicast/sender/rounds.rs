@@ -2,8 +2,8 @@
 //! and demotes, adapts, and tells how it goes.
 
 use super::event::{Event, Gone, NodeProgress, Progress};
-use super::members::{Standing, quantile};
-use super::{PROGRESS_INTERVAL, Phase, Sender, Wishes};
+use super::members::{Member, Standing, quantile};
+use super::{Duration, PROGRESS_INTERVAL, Phase, Sender, Wishes};
 use crate::base::{Counter, NodeId, Time};
 use crate::fec::Code;
 use crate::image::verify::Verify;
@@ -31,7 +31,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         self.rest_if_idle(now);
         if now >= self.progress_at {
             self.progress_at = now + PROGRESS_INTERVAL;
-            let progress = self.progress(quantile(&loss, 0.5));
+            let progress = self.progress(quantile(&loss, 0.5), now);
             self.raise(Event::Progress(progress));
         }
     }
@@ -164,7 +164,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         fitting.map(|(node, _)| node).collect()
     }
 
-    fn progress(&self, loss_median: f64) -> Progress {
+    fn progress(&self, loss_median: f64, now: Time) -> Progress {
         let shown = |standing| !matches!(standing, Standing::Gone | Standing::GivenUp);
         let shown = self
             .members
@@ -180,6 +180,11 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             dropped: member.dropped,
             is_demoted: member.standing == Standing::Demoted,
         });
+        let hears = |member: &Member<X::Key>| {
+            let is_served = matches!(member.standing, Standing::Active | Standing::Done);
+            is_served && member.ack > 0 && now.since(member.advanced_at) < HEARD_LATELY
+        };
+        let receiving = self.members.iter().filter(|(_, member)| hears(member));
         Progress {
             bytes_sent: self.pace.bytes_sent(),
             rate_bytes_per_s: rounded(self.pace.measured()),
@@ -188,6 +193,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             loss_quantile: self.loss,
             position: self.demand.position(),
             pieces_lacking: self.demand.lacking(),
+            receiving: u32::try_from(receiving.count()).unwrap_or(u32::MAX),
             nodes: nodes.collect(),
         }
     }
@@ -206,6 +212,8 @@ const fn rounded(rate: f64) -> u64 {
     rate as u64
 }
 
+/// Who has heard nothing new for this long receives nothing.
+const HEARD_LATELY: Duration = Duration::from_secs(2);
 /// The share of receivers that policy looks at.
 const QUANTILE: f64 = 0.9;
 /// How often in a window's worth of datagrams small groups acknowledge.

@@ -57,6 +57,9 @@ pub enum Command {
     Have(Vec<PieceIndex>),
     /// The pieces that are to be fetched from peers now, of those that are not here: at first all.
     Want(Bitmap),
+    /// Whether peers are served: without, all are choked, and nothing more is shown to them one
+    /// by one. At first they are.
+    Serve(bool),
     /// End all connections.
     Stop,
 }

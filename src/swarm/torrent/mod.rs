@@ -66,6 +66,8 @@ pub struct Torrent<V: Verify> {
     alone: BTreeSet<PieceIndex>,
     shelf: Shelf,
     partition: Option<Partition>,
+    /// Peers are served.
+    serves: bool,
 
     peers: BTreeMap<StreamId, Peer>,
     addresses: Addresses,
@@ -128,6 +130,7 @@ impl<V: Verify> Torrent<V> {
             alone: BTreeSet::new(),
             shelf: Shelf::new(config.blocks_max.saturating_sub(fetches_max)),
             partition: is_first.then(|| Partition::new(count)),
+            serves: true,
             names: config.names,
             peer_id: config.peer_id,
             secret: config.secret,
@@ -208,6 +211,7 @@ impl<V: Verify> Torrent<V> {
                 }
                 self.all_dirty();
             }
+            Command::Serve(serves) => self.set_serving(serves, now),
             Command::Stop => self.stop(),
         }
     }

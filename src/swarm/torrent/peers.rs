@@ -246,7 +246,7 @@ impl<V: Verify> Torrent<V> {
             Message::Interested => {
                 peer.wants_us = true;
                 // Nobody is left to wait: who wants something is served.
-                if std::mem::take(&mut peer.is_choked) {
+                if self.serves && std::mem::take(&mut peer.is_choked) {
                     peer.say(&Message::Unchoke);
                 }
             }
@@ -371,7 +371,7 @@ impl<V: Verify> Torrent<V> {
                 self.give_to_others(id);
             }
         }
-        if is_starved {
+        if is_starved && self.serves {
             self.show_the_rest(id);
         }
         self.dirty.insert(id);

@@ -50,7 +50,7 @@ impl<V: Verify> Torrent<V> {
 
     /// Shows pieces one by one, while this is the seed that everybody waits for.
     pub(super) fn reveal(&mut self, now: Time) {
-        let Some(partition) = &mut self.partition else {
+        let Some(partition) = self.partition.as_mut().filter(|_| self.serves) else {
             return;
         };
         while let Some((id, piece)) = partition.reveal(now) {
@@ -67,6 +67,31 @@ impl<V: Verify> Torrent<V> {
         }
         if partition.is_over() && partition.patience_ends().is_none() {
             self.partition = None;
+        }
+    }
+
+    /// Begins to serve peers again, or serves them no more for now.
+    pub(super) fn set_serving(&mut self, serves: bool, now: Time) {
+        if self.serves == serves {
+            return;
+        }
+        self.serves = serves;
+        for (&id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_ready()) {
+            if serves && peer.wants_us && peer.is_choked {
+                peer.is_choked = false;
+                peer.say(&Message::Unchoke);
+            } else if !serves && !peer.is_choked {
+                peer.is_choked = true;
+                peer.say(&Message::Choke);
+                // With the fast extension a choke alone takes nothing back.
+                for order in std::mem::take(&mut peer.orders) {
+                    if peer.knows_fast {
+                        peer.say(&Message::Reject(order));
+                    }
+                }
+            }
+            peer.moved_at = now;
+            self.dirty.insert(id);
         }
     }
 

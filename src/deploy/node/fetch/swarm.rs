@@ -1,7 +1,8 @@
 //! What the swarm brings, and what is wished of it.
 //!
-//! While multicast flows, the swarm brings what that has passed and this node missed: all of it
-//! comes by multicast last, if it comes. Without multicast it brings everything.
+//! While multicast flows, the swarm brings what that has passed and this node missed, which comes by
+//! multicast last, if at all; and what multicast will not bring for long, as far as other nodes have
+//! that or the head shares it out. Without multicast it brings everything.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -29,6 +30,10 @@ const ALONE_PAUSE: Duration = Duration::from_secs(1);
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 /// What multicast has passed for this long it will not repair soon.
 const REPAIR_PATIENCE: Duration = Duration::from_secs(1);
+/// The time over which the rates of multicast and swarm are compared.
+const RATE_WINDOW: Duration = Duration::from_secs(3);
+/// What multicast brings only after so many times as long may come from others.
+const FAR_WINDOWS: u32 = 3;
 /// Pieces that may be under way beside the newest that came.
 const INTERLEAVED: u32 = 2 * INTERLEAVE as u32;
 /// The swarm is expected to bring something within this time.
@@ -65,9 +70,42 @@ struct Passed {
     news: VecDeque<(Time, u32)>,
     newest: u32,
     position: u32,
+    /// When pieces came by multicast of late, and when the first did.
+    came: VecDeque<Time>,
+    began: Option<Time>,
+    /// When pieces came by the swarm of late, and how many did in the best such time.
+    came_by_swarm: VecDeque<Time>,
+    most_by_swarm: usize,
 }
 
 impl Passed {
+    /// The piece from which on multicast brings nothing for long, if that is known.
+    fn far(&mut self, now: Time) -> Option<u32> {
+        for came in [&mut self.came, &mut self.came_by_swarm] {
+            while came.front().is_some_and(|&at| now.since(at) >= RATE_WINDOW) {
+                came.pop_front();
+            }
+        }
+        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_WINDOW);
+        let by_multicast = self.came.len();
+        if !is_known {
+            return None;
+        }
+        self.most_by_swarm = self.most_by_swarm.max(self.came_by_swarm.len());
+        let ahead = if self.most_by_swarm > 2 * by_multicast {
+            // So much more can come by the swarm that all may.
+            0
+        } else {
+            u32::try_from(by_multicast).unwrap_or(u32::MAX) * FAR_WINDOWS
+        };
+        let far = self
+            .newest
+            .saturating_add(ahead)
+            .saturating_add(INTERLEAVED);
+        // Not with every piece another.
+        Some(far.next_multiple_of(INTERLEAVED))
+    }
+
     fn sender_is_at(&mut self, position: u32) {
         if position < self.position {
             // It goes round.
@@ -79,6 +117,8 @@ impl Passed {
     }
 
     fn brought(&mut self, piece: PieceIndex, now: Time) {
+        self.began.get_or_insert(now);
+        self.came.push_back(now);
         if piece.get() > self.newest {
             self.newest = piece.get();
             self.news.push_back((now, self.newest));
@@ -102,6 +142,8 @@ impl Passed {
 struct Wish {
     /// All pieces before this one,
     before: u32,
+    /// those from this one on,
+    from: u32,
     /// and these,
     too: BTreeSet<PieceIndex>,
     /// but not these.
@@ -111,7 +153,8 @@ struct Wish {
 impl Wish {
     fn pieces(&self, count: u32) -> Bitmap {
         let mut pieces = Bitmap::new(count as usize);
-        let wished = (0..self.before.min(count)).map(PieceIndex::new);
+        let wished = (0..self.before.min(count)).chain(self.from.max(self.before)..count);
+        let wished = wished.map(PieceIndex::new);
         for piece in wished.chain(self.too.iter().copied()) {
             if !self.not.contains(&piece) {
                 pieces.set(piece.as_usize());
@@ -290,11 +333,13 @@ impl Job<'_> {
     fn wish(&mut self, now: Time) {
         let count = self.work.manifest.geometry.piece_count();
         let passed = self.swarm.passed.before(now);
+        let far = self.swarm.passed.far(now).unwrap_or(count);
         let is_hopeful = self.cause.is_none()
             && (self.listening.is_some() || self.joining)
             && !self.fallback.is_unheard(now);
         let wish = Wish {
             before: if is_hopeful { passed } else { count },
+            from: far,
             too: self.abandoned.clone(),
             not: self.fetching.clone(),
         };
@@ -323,6 +368,7 @@ impl Job<'_> {
             Told::Failed(why) => self.swarm_failed(&why),
             Told::Event(Event::PieceStored { piece, .. }) => {
                 self.swarm.moved_at = now;
+                self.swarm.passed.came_by_swarm.push_back(now);
                 return self.stored(piece, Via::Swarm, sink);
             }
             Told::Event(Event::Stats(stats)) => {
