@@ -120,7 +120,7 @@ impl Picker {
             piece.state = match piece.state {
                 State::Fetching if piece.is_wished => State::Wanted,
                 State::Fetching => State::Unwanted,
-                other => other,
+                other @ (State::Wanted | State::Unwanted | State::Here) => other,
             };
         });
     }
@@ -136,7 +136,7 @@ impl Picker {
             piece.state = match piece.state {
                 State::Here if piece.is_wished => State::Wanted,
                 State::Here => State::Unwanted,
-                other => other,
+                other @ (State::Wanted | State::Unwanted | State::Fetching) => other,
             };
         });
     }

@@ -45,10 +45,11 @@ impl<M: Machine> Spread<M> {
 }
 
 fn disk_error(error: &io::Error) -> DiskError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => DiskError::Short,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DiskError::Full,
-        _ => DiskError::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => DiskError::Full,
+        Some(errno) => DiskError::Errno(errno),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => DiskError::Short,
+        None => DiskError::Errno(libc::EIO),
     }
 }
 

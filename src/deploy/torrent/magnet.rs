@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
 
 use super::sources::Sources;
 use super::{Options, new_peer_id};
 use crate::base::counter::Counters;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
-use crate::engine::{Driver, Setup, mailbox};
+use crate::engine::{Driver, Mailbox, Setup, mailbox};
 use crate::swarm::scout::{Command, Event, Scout};
 use crate::swarm::torrent::Stats;
 use crate::swarm::tracker::announcer::Identity;
@@ -68,27 +71,8 @@ pub(super) fn find(
     options
         .events
         .note("Asking peers what the magnet link describes");
-    let watched = mailbox.clone();
     let (done, is_done) = crossbeam::channel::bounded::<()>(1);
-    let interrupt = options.interrupt.clone();
-    let watch = std::thread::Builder::new()
-        .name("watch".to_owned())
-        .spawn(move || {
-            let late = || until.is_some_and(|until| Instant::now() >= until);
-            while is_done
-                .recv_timeout(TICK)
-                .is_err_and(|error| error.is_timeout())
-            {
-                // Trackers are asked again soon while nobody is known.
-                sources.tell(&Stats::default(), 1, false);
-                if late() || interrupt.get().is_some() {
-                    watched.stop();
-                    break;
-                }
-            }
-            sources.end();
-        })
-        .or_kind(Kind::Internal)?;
+    let watch = watch(sources, &mailbox, is_done, until, options)?;
     let mut found = None;
     let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;
     let ended = driver.run(&mut scout, &commands, |event| {
@@ -121,6 +105,35 @@ pub(super) fn peers(magnet: &Magnet, options: &Options) -> Vec<SocketAddr> {
         found.ok()?.next()
     });
     options.peers.iter().copied().chain(named).collect()
+}
+
+/// Stops the scout when the time is over or the user wishes it, on a thread of its own; keeps the
+/// trackers busy until the job is `done`.
+fn watch(
+    mut sources: Sources,
+    mailbox: &Mailbox<Command>,
+    done: Receiver<()>,
+    until: Option<Instant>,
+    options: &Options,
+) -> Result<JoinHandle<()>> {
+    let (watched, interrupt) = (mailbox.clone(), options.interrupt.clone());
+    let work = move || {
+        let late = || until.is_some_and(|until| Instant::now() >= until);
+        while done
+            .recv_timeout(TICK)
+            .is_err_and(|error| error.is_timeout())
+        {
+            // Trackers are asked again soon while nobody is known.
+            sources.tell(&Stats::default(), 1, false);
+            if late() || interrupt.get().is_some() {
+                watched.stop();
+                break;
+            }
+        }
+        sources.end();
+    };
+    let thread = std::thread::Builder::new().name("watch".to_owned());
+    thread.spawn(work).or_kind(Kind::Internal)
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -108,7 +108,7 @@ impl Lab {
 
     /// The statistics that are told within two seconds.
     fn stats(&mut self) -> Stats {
-        self.now = self.now + STATS_INTERVAL * 2;
+        self.now += STATS_INTERVAL * 2;
         self.give(Input::Timeout);
         let told = |output| match output {
             Output::Event(Event::Stats(stats)) => Some(stats),
