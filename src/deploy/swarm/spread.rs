@@ -1,8 +1,8 @@
 //! A machine of one file whose bytes are in many: its disk operations are done here, with plain
 //! system calls on its thread, and split where one file ends and the next begins.
 //!
-//! The engine moves bytes of one file per operation and has few files; a torrent may have very many,
-//! and a piece parts of several. So the seam is here, and the ring has no part in it.
+//! The engine moves bytes of one file per operation and has few files; a torrent may have very
+//! many, and a piece parts of several. So the seam is here, and the ring has no part in it.
 
 use std::collections::VecDeque;
 use std::io;
