@@ -69,6 +69,9 @@ impl<V: Verify> Torrent<V> {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.ids.update(&said.ids);
             peer.listen_port = said.listen_port.or(peer.listen_port);
+            if let (Some(ip), Some(port)) = (said.your_ip, self.listen_port) {
+                self.addresses.learn_own(SocketAddr::new(ip, port));
+            }
             let queue = said
                 .request_queue
                 .and_then(|count| usize::try_from(count).ok());
