@@ -1,8 +1,8 @@
 //! What the swarm brings, and what is wished of it.
 //!
-//! While multicast flows, the swarm brings what that has passed and this node missed, which comes by
-//! multicast last, if at all; and what multicast will not bring for long, as far as other nodes have
-//! that or the head shares it out. Without multicast it brings everything.
+//! While multicast flows, the swarm brings what that has passed and this node missed, which comes
+//! by multicast last, if at all; and what multicast will not bring for long, as far as other nodes
+//! have that or the head shares it out. Without multicast it brings everything.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
