@@ -120,7 +120,7 @@ impl Picker {
             piece.state = match piece.state {
                 State::Fetching if piece.is_wished => State::Wanted,
                 State::Fetching => State::Unwanted,
-                other => other,
+                other @ (State::Wanted | State::Unwanted | State::Here) => other,
             };
         });
     }
