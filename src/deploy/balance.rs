@@ -1,13 +1,12 @@
 //! Cast and seed of one bundle leave the head by one cable: whether the seed serves, now.
 //!
 //! ```text
-//!   Alone ---something arrives---> Held ---loss keeps the cast slow---> Trying ---much more---> Both
-//!     ^  \                          ^ ^                                    |                      |
-//!     |   \--and the seed brings    | '--------------no gain---------------'                      |
-//!     |      much more--> Both      '-----------------------no gain any more----------------------'
-//!     '--nothing arrives--- from any
+//!   Alone --something arrives--> Held --loss keeps the cast slow--> Trying --much more--> Both
+//!     ^                           ^                                   |                     |
+//!     '--nothing arrives          '-------------no gain---------------+---------------------'
 //! ```
 //!
+//! (From `Alone`, once the cast was there before, it goes to `Both` if the seed brings much more.)
 //! While the cast reaches anybody, the seed would only take from it: who lacks something has it
 //! from other nodes. But where a network lets little pass as multicast (storm control, wireless),
 //! both together bring much more; that cannot be known without trying.

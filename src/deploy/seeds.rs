@@ -19,7 +19,7 @@ use super::swarm::run::RunSwarm;
 use crate::base::event::Events;
 use crate::base::{Bitmap, Time};
 use crate::image::verify::PieceHashes;
-use crate::swarm::torrent::{Command, Config, Event, Stats, Why};
+use crate::swarm::torrent::{Command, Config, Event, Stats};
 
 /// Seeds at a time.
 const SEEDS_MAX: usize = 16;
@@ -163,8 +163,9 @@ impl Seeds {
         let is_left = |seed: &Seed| seed.heard.elapsed() > LINGER;
         let ended: Vec<Seed> = {
             let mut running = self.running();
-            let left = running.extract_if(.., |_, seed| is_left(seed));
-            left.map(|(_, seed)| seed).collect()
+            let left = running.iter().filter(|(_, seed)| is_left(seed));
+            let left: Vec<_> = left.map(|(key, _)| key.clone()).collect();
+            left.iter().filter_map(|key| running.remove(key)).collect()
         };
         // Their ends are waited for without the lock.
         drop(ended);
@@ -224,12 +225,12 @@ fn tell(told: Told, image: &str, stats: &Mutex<Stats>, events: &Events) {
             "{piece} of {image} cannot be read and is not seeded: {error}; see `flashover image \
              verify`"
         )),
-        Told::Event(Event::Left { peer, why }) => match why {
-            Why::SentWrong(_) | Why::NotSealed(_) => {
-                events.warn(format!("The swarm of {image}: {peer}: {why}"));
-            }
-            _ => tracing::debug!(%peer, %why, image, "A node left the swarm"),
-        },
+        Told::Event(Event::Left { peer, why }) if why.is_harm() => {
+            events.warn(format!("The swarm of {image}: {peer}: {why}"));
+        }
+        Told::Event(Event::Left { peer, why }) => {
+            tracing::debug!(%peer, %why, image, "A node left the swarm");
+        }
         Told::Event(_) | Told::Backend(_) => {}
         Told::Failed(why) => events.warn(format!("The seed of {image} has ended: {why}")),
     }

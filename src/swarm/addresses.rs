@@ -1,4 +1,6 @@
 //! Whom to connect to next: known addresses of peers, when each is to be tried, and whom to shun.
+//! Of peers that failed as often, those go first that both ends find to suit each other (BEP 40),
+//! once it is known under what address others see this node.
 //!
 //! Invariant: an address is tried by one stream at a time, and less and less often while it fails.
 
@@ -7,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::limits::{ADDRESSES_MAX, BANNED_MAX, RETRY_MAX, RETRY_MIN};
+use super::priority::priority;
 use crate::base::Time;
 use crate::base::random::Random;
 
@@ -16,6 +19,7 @@ pub struct Addresses {
     known: BTreeMap<SocketAddr, Known>,
     banned: BTreeSet<IpAddr>,
     random: Random,
+    own: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,18 @@ impl Addresses {
             known: BTreeMap::new(),
             banned: BTreeSet::new(),
             random: Random::new(seed),
+            own: None,
+        }
+    }
+
+    /// Others see this node at this address; the first to say so is believed.
+    pub fn learn_own(&mut self, own: SocketAddr) {
+        if self.own.is_some() || own.ip().is_unspecified() {
+            return;
+        }
+        self.own = Some(own);
+        for (&address, known) in &mut self.known {
+            known.rank = rank(own, address);
         }
     }
 
@@ -44,7 +60,10 @@ impl Addresses {
         if is_full || self.is_banned(address) || address.port() == 0 {
             return;
         }
-        let rank = self.random.bits();
+        let rank = match self.own {
+            Some(own) => rank(own, address),
+            None => self.random.bits(),
+        };
         self.known.entry(address).or_insert(Known {
             rank,
             is_in_use: false,
@@ -104,6 +123,11 @@ impl Addresses {
     }
 }
 
+/// The place of a peer among its like, the lowest first.
+fn rank(own: SocketAddr, peer: SocketAddr) -> u64 {
+    u64::from(!priority(own, peer))
+}
+
 const LONG_REST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -136,6 +160,19 @@ mod tests {
         addresses.take(now);
         addresses.ended(address(1), true, now);
         assert!(addresses.due_at().since(now) <= RETRY_MIN * 5 / 4);
+    }
+
+    #[test]
+    fn peers_that_suit_each_other_go_first() {
+        let own = address(200);
+        let mut addresses = Addresses::new(1);
+        (1..20).map(address).for_each(|peer| addresses.add(peer));
+        addresses.learn_own(own);
+        addresses.learn_own(address(7));
+        (20..40).map(address).for_each(|peer| addresses.add(peer));
+        let taken: Vec<_> = std::iter::from_fn(|| addresses.take(Time::ZERO)).collect();
+        assert_eq!(taken.len(), 39);
+        assert!(taken.is_sorted_by_key(|peer| std::cmp::Reverse(priority(own, *peer))));
     }
 
     #[test]

@@ -192,17 +192,17 @@ impl Partition {
     }
 
     /// With nothing left to give away: a fast peer that has nothing to do gets what waits for slow
-    /// ones, the last first.
+    /// ones, what was revealed last first.
     fn reveal_again(&mut self, now: Time) -> Option<(StreamId, PieceIndex)> {
         let idle = |(_, peer): &(&StreamId, &Peer)| peer.window.is_empty();
         let mut idle = self.peers.iter().filter(idle).map(|(&id, _)| id);
         let to = idle.find(|&id| self.outruns_all(id, now))?;
         let waits = |(piece, state): (usize, &State)| match state {
             State::Given(slow) if *slow != to => u32::try_from(piece).ok(),
-            _ => None,
+            State::Hidden | State::Given(_) | State::Sent(_) | State::Spread => None,
         };
-        let waiting = self.states.iter().enumerate().filter_map(waits);
-        let piece = waiting.last().map(PieceIndex::new)?;
+        let mut waiting = self.states.iter().enumerate().filter_map(waits);
+        let piece = waiting.next().map(PieceIndex::new)?;
         self.give(to, piece, now);
         Some((to, piece))
     }

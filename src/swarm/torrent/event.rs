@@ -138,6 +138,14 @@ pub enum Why {
     TooMany,
 }
 
+impl Why {
+    /// Whether the peer meant harm, or is broken: somebody should know.
+    #[must_use]
+    pub const fn is_harm(&self) -> bool {
+        matches!(self, Self::SentWrong(_) | Self::NotSealed(_))
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

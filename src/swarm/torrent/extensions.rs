@@ -71,6 +71,9 @@ impl<V: Verify> Torrent<V> {
             peer.ids.update(&said.ids);
             peer.is_upload_only = said.upload_only;
             peer.listen_port = said.listen_port.or(peer.listen_port);
+            if let (Some(ip), Some(port)) = (said.your_ip, self.listen_port) {
+                self.addresses.learn_own(SocketAddr::new(ip, port));
+            }
             let queue = said
                 .request_queue
                 .and_then(|count| usize::try_from(count).ok());

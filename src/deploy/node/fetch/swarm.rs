@@ -1,8 +1,8 @@
 //! What the swarm brings, and what is wished of it.
 //!
-//! While multicast flows, the swarm brings what that has passed and this node missed, which comes by
-//! multicast last, if at all; and what multicast will not bring for long, as far as other nodes have
-//! that or the head shares it out. Without multicast it brings everything.
+//! While multicast flows, the swarm brings what that has passed and this node missed, which comes
+//! by multicast last, if at all; and what multicast will not bring for long, as far as other nodes
+//! have that or the head shares it out. Without multicast it brings everything.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::deploy::swarm::member::Told;
 use crate::engine::net::{Listener, any_address};
 use crate::machine::DiskError;
 use crate::multicast::limits::INTERLEAVE;
-use crate::swarm::torrent::{Event, Why};
+use crate::swarm::torrent::Event;
 
 /// How often the swarm hears what is wished of it.
 const WISH_PERIOD: Duration = Duration::from_millis(50);
@@ -35,7 +35,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(3);
 /// What multicast brings only after so many times as long may come from others.
 const FAR_WINDOWS: u32 = 3;
 /// Pieces that may be under way beside the newest that came.
-const INTERLEAVED: u32 = 2 * INTERLEAVE as u32;
+const INTERLEAVED: u32 = 8;
+const _: () = assert!(INTERLEAVED as usize >= 2 * INTERLEAVE);
 /// The swarm is expected to bring something within this time.
 const SWARM_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -384,12 +385,12 @@ impl Job<'_> {
                 let text = format!("{piece} could not be moved to or from the disk: {error}");
                 self.work.events.warn(text);
             }
-            Told::Event(Event::Left { peer, why }) => match why {
-                Why::SentWrong(_) | Why::NotSealed(_) => {
-                    self.work.events.warn(format!("{peer}: {why}"));
-                }
-                _ => tracing::debug!(%peer, %why, "A peer left"),
-            },
+            Told::Event(Event::Left { peer, why }) if why.is_harm() => {
+                self.work.events.warn(format!("{peer}: {why}"));
+            }
+            Told::Event(Event::Left { peer, why }) => {
+                tracing::debug!(%peer, %why, "A peer left");
+            }
             Told::Event(Event::Connected { peer, .. }) => tracing::debug!(%peer, "A peer came"),
             Told::Event(Event::PieceWrong { .. } | Event::Complete | Event::Stopped) => {}
         }
