@@ -18,12 +18,18 @@ pub(crate) struct Args {
     /// The torrent, or a magnet link
     #[arg(value_name = "FILE.torrent|MAGNET", value_parser = parse_source)]
     source: Source,
-    /// The file to write, or the directory to put it into
+    /// The file or directory to write, or a directory that is there, to put it into
     #[arg(long, value_name = "PATH")]
     into: PathBuf,
-    /// Replace a file that is there
+    /// Replace a file that is there, or a directory with all that is in it
     #[arg(long)]
     replace: bool,
+    /// A web seed besides those of the torrent: an http URL; may be given again
+    #[arg(long = "web-seed", value_name = "URL")]
+    web_seeds: Vec<String>,
+    /// Ask no web seed
+    #[arg(long, conflicts_with = "web_seeds")]
+    no_web_seeds: bool,
     /// Seed on for this time at most, while peers that are connected lack anything
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     seed_time: Duration,
@@ -52,6 +58,12 @@ pub(super) struct SwarmArgs {
     /// Ask no tracker
     #[arg(long, conflicts_with = "trackers")]
     no_trackers: bool,
+    /// Look for peers on this network even if the torrent is private, or only a link is known
+    #[arg(long)]
+    lsd: bool,
+    /// Do not look for peers on this network
+    #[arg(long, conflicts_with = "lsd")]
+    no_lsd: bool,
     /// Send no more than this per second, as 100mbit or 10mb
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     up_max: Option<u64>,
@@ -70,6 +82,9 @@ impl SwarmArgs {
             peers: self.peers.clone(),
             trackers: !self.no_trackers,
             more_trackers: self.trackers.clone(),
+            lsd: (self.lsd || self.no_lsd).then_some(self.lsd),
+            web_seeds: false,
+            more_web_seeds: Vec::new(),
             up_max: self.up_max,
             down_max: self.down_max,
             ways: self.engine,
@@ -80,15 +95,20 @@ impl SwarmArgs {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result {
+    let options = args
+        .swarm
+        .to_options(args.output.events(global), Interrupt::listen()?);
     let config = Fetch {
         source: args.source.clone(),
         into: args.into.clone(),
         replace: args.replace,
         seed_time: args.seed_time,
         deadline: args.deadline,
-        options: args
-            .swarm
-            .to_options(args.output.events(global), Interrupt::listen()?),
+        options: Options {
+            web_seeds: !args.no_web_seeds,
+            more_web_seeds: args.web_seeds.clone(),
+            ..options
+        },
     };
     let report = torrent::fetch(&config).map_err(|error| args.output.failed(error.into()))?;
     args.output
@@ -106,6 +126,9 @@ pub(super) fn text(what: &str, report: &Report) -> String {
         format_bytes(report.bytes_in),
         format_bytes(report.bytes_out),
     );
+    if report.bytes_webseed > 0 {
+        text += &format!(", {} from web seeds", format_bytes(report.bytes_webseed));
+    }
     if report.bytes_resumed > 0 && what == "fetched" {
         text += &format!(", {} were here", format_bytes(report.bytes_resumed));
     }

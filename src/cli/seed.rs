@@ -16,8 +16,8 @@ pub(crate) struct Args {
     /// The torrent
     #[arg(value_name = "FILE.torrent")]
     torrent: PathBuf,
-    /// Its content [default: the file of its name beside the torrent]
-    #[arg(long, value_name = "FILE")]
+    /// Its content [default: the file or directory of its name beside the torrent]
+    #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
     /// End after this time [default: when told to]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]

@@ -40,6 +40,8 @@ pub struct Peer {
     pub(super) pex_out: PexSender,
     /// The pieces it says it has.
     pub(super) theirs: Bitmap,
+    /// It wants nothing, whatever it lacks.
+    pub(super) is_upload_only: bool,
     pub(super) since: Time,
     pub(super) heard_at: Time,
     pub(super) said_at: Time,
@@ -112,6 +114,7 @@ impl Peer {
             pex_out: PexSender::default(),
             asked_max: ASKED_MAX,
             theirs: Bitmap::new(pieces as usize),
+            is_upload_only: false,
             since: now,
             heard_at: now,
             said_at: now,

@@ -130,6 +130,17 @@ impl Picker {
         self.change(piece, |piece| piece.state = State::Here);
     }
 
+    /// A piece that was here is not any more.
+    pub fn lose(&mut self, piece: PieceIndex) {
+        self.change(piece, |piece| {
+            piece.state = match piece.state {
+                State::Here if piece.is_wished => State::Wanted,
+                State::Here => State::Unwanted,
+                other @ (State::Wanted | State::Unwanted | State::Fetching) => other,
+            };
+        });
+    }
+
     /// Whether a piece may be fetched; what is being fetched stays so.
     pub fn want(&mut self, piece: PieceIndex, is_wanted: bool) {
         self.change(piece, |piece| {
@@ -212,6 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_is_wanted_again_if_it_is_wished() {
+        let mut picker = Picker::new(&Bitmap::full(2), 7);
+        picker.want(piece(1), false);
+        picker.lose(piece(0));
+        picker.lose(piece(1));
+        assert!(picker.is_interesting(&bits(2, [1])));
+        assert_eq!(picker.pick(&Bitmap::full(2)), Some(piece(0)));
+        picker.lose(piece(0));
+        assert_eq!(picker.pick(&Bitmap::full(2)), None, "it is being fetched");
+        picker.want(piece(1), true);
+        assert_eq!(picker.pick(&Bitmap::full(2)), Some(piece(1)));
+    }
+
+    #[test]
     fn nodes_begin_at_different_pieces() {
         let first = |node: u64| {
             let mut picker = Picker::new(&Bitmap::new(1000), node);
@@ -225,7 +250,7 @@ mod tests {
         /// Against the definition: the least of (availability, rank) among the wanted that it has.
         #[test]
         fn picks_are_those_of_a_search(
-            ops in prop::collection::vec((0_u8..7, 0_u32..12), 0..200),
+            ops in prop::collection::vec((0_u8..8, 0_u32..12), 0..200),
             theirs in prop::collection::vec(any::<bool>(), 12),
         ) {
             let mut picker = Picker::new(&Bitmap::new(12), 3);
@@ -239,6 +264,7 @@ mod tests {
                     3 => picker.want(at, false),
                     4 => picker.want(at, true),
                     5 => picker.give_back(at),
+                    6 => picker.lose(at),
                     _ => {
                         let all = (0..12_u32).map(|index| (picker.pieces[index as usize], index));
                         let can = all.filter(|(piece, index)| {

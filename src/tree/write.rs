@@ -70,6 +70,21 @@ impl<'a> Place<'a> {
         open_beneath(self.directory, self.name, OFlags::RDWR | OFlags::NONBLOCK).map(File::from)
     }
 
+    /// Opens a regular file to read it; a pipe is not waited for.
+    ///
+    /// # Errors
+    /// Those of `openat2`; `EINVAL` for anything else than a regular file.
+    pub fn open_to_read(self) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = open_beneath(self.directory, self.name, flags)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+        if kind == FileType::RegularFile {
+            Ok(file.into())
+        } else {
+            Err(Errno::INVAL)
+        }
+    }
+
     /// Makes a symbolic link.
     ///
     /// # Errors

@@ -7,3 +7,4 @@ mod refusals;
 mod swarm;
 mod torrent;
 mod transfer;
+mod web;

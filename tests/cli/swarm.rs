@@ -8,6 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::process::{Running, flashover, run};
+use super::web::WebServer;
 
 fn at(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = flashover();
@@ -183,4 +184,224 @@ fn a_magnet_link_is_enough() {
         ],
     ));
     assert_eq!(nobody.code, Some(6), "{nobody:?}");
+}
+
+/// Without any peer everything comes from the torrent's web seed.
+#[test]
+fn a_web_seed_is_enough() {
+    let dir = content();
+    let server = WebServer::start(fs::read(dir.path().join("data")).unwrap());
+    let url = server.url();
+    fs::remove_file(dir.path().join("data.torrent")).unwrap();
+    let create = at(
+        dir.path(),
+        &[
+            "torrent",
+            "create",
+            "data",
+            "--piece-size",
+            "256k",
+            "--web-seed",
+            &url,
+        ],
+    );
+    assert_eq!(run(create).code, Some(0));
+    let refused = run(fetch_alone(
+        dir.path(),
+        &["--no-web-seeds", "--deadline", "3s"],
+    ));
+    assert_eq!(
+        (refused.code, server.requests()),
+        (Some(6), 0),
+        "{refused:?}"
+    );
+    let ended = run(fetch_alone(dir.path(), &[]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    assert_eq!(report["bytes_webseed"], 9_000_000);
+    assert_eq!(report["bytes_in"], 0);
+    assert_eq!(server.requests(), 35, "each piece is asked for once");
+    let path = |name| dir.path().join(name);
+    assert_eq!(
+        fs::read(path("got")).unwrap(),
+        fs::read(path("data")).unwrap()
+    );
+}
+
+#[test]
+fn a_web_seed_with_wrong_bytes_is_dropped() {
+    let dir = content();
+    let bytes = fs::read(dir.path().join("data")).unwrap();
+    let mut wrong = bytes.clone();
+    wrong
+        .iter_mut()
+        .step_by(200_000)
+        .for_each(|byte| *byte ^= 1);
+    let (right, wrong) = (WebServer::start(bytes), WebServer::start(wrong));
+    let (right_url, wrong_url) = (right.url(), wrong.url());
+    let alone = run(fetch_alone(
+        dir.path(),
+        &["--web-seed", &wrong_url, "--deadline", "4s"],
+    ));
+    assert_eq!(alone.code, Some(6), "{alone:?}");
+    assert!(alone.stderr.contains("35 pieces are missing"), "{alone:?}");
+    let both = ["--web-seed", &wrong_url, "--web-seed", &right_url];
+    let ended = run(fetch_alone(dir.path(), &both));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json()["bytes_webseed"], 9_000_000);
+    for ended in [&alone, &ended] {
+        let warns = format!("{wrong_url}: ");
+        assert!(ended.stderr.contains(&warns), "{ended:?}");
+        assert!(!ended.stderr.contains(&right_url), "{ended:?}");
+    }
+    assert!(wrong.requests() <= 4, "two fetches each time, no more");
+    assert_eq!(
+        fs::read(dir.path().join("got")).unwrap(),
+        fs::read(dir.path().join("data")).unwrap()
+    );
+}
+
+/// Web servers are spared while a peer brings what is wanted.
+#[test]
+fn peers_come_before_web_seeds() {
+    let dir = content();
+    let server = WebServer::start(fs::read(dir.path().join("data")).unwrap());
+    let (_seed, address) = seed(dir.path(), &["--up-max", "25mbit"]);
+    let ended = run(fetch(dir.path(), &address, &["--web-seed", &server.url()]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.json()["seconds"].as_f64() > Some(2.5), "{ended:?}");
+    assert_eq!(ended.json()["bytes_in"], 9_000_000);
+    assert_eq!(server.requests(), 0);
+}
+
+/// A peer that sends next to nothing holds nobody up.
+#[test]
+fn web_seeds_come_in_for_peers_that_bring_nothing() {
+    let dir = content();
+    let server = WebServer::start(fs::read(dir.path().join("data")).unwrap());
+    let (_seed, address) = seed(dir.path(), &["--up-max", "1kbit"]);
+    let ended = run(fetch(dir.path(), &address, &["--web-seed", &server.url()]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let by_web = ended.json()["bytes_webseed"].as_u64();
+    assert!(by_web >= Some(8_000_000), "{ended:?}");
+    assert_eq!(
+        fs::read(dir.path().join("got")).unwrap(),
+        fs::read(dir.path().join("data")).unwrap()
+    );
+}
+
+/// `fetch` without any peer.
+fn fetch_alone(dir: &Path, more: &[&str]) -> Command {
+    let arguments = ["fetch", "data.torrent", "--into", "got", "--json"];
+    let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s"];
+    at(dir, &[&arguments[..], &rest, more].concat())
+}
+
+/// A directory and its torrent, and a seed of it.
+fn tree(create: &[&str]) -> (tempfile::TempDir, Running, String) {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("a/b")).unwrap();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 977) as u8).collect();
+    fs::write(data.join("a/large"), &bytes).unwrap();
+    fs::write(data.join("a/b/small"), "hello").unwrap();
+    fs::write(data.join("a/empty"), "").unwrap();
+    fs::write(data.join("run"), &bytes[..100_001]).unwrap();
+    fs::set_permissions(data.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("../../run", data.join("a/b/link")).unwrap();
+    let arguments = ["torrent", "create", "data", "--piece-size", "64k"];
+    let made = run(at(dir.path(), &[&arguments, create].concat()));
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let (seed, address) = seed(dir.path(), &[]);
+    (dir, seed, address)
+}
+
+/// All that is beneath a path: names, kinds, permissions and contents.
+fn listing(root: &Path) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut lines = Vec::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let about = path.symlink_metadata().unwrap();
+        let name = path.strip_prefix(root).unwrap().display();
+        let mode = about.permissions().mode();
+        if about.is_dir() {
+            lines.push(format!("{name} {mode:o}"));
+            waiting.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else if about.is_symlink() {
+            lines.push(format!(
+                "{name} -> {}",
+                fs::read_link(&path).unwrap().display()
+            ));
+        } else {
+            let hash = blake3::hash(&fs::read(&path).unwrap());
+            lines.push(format!("{name} {mode:o} {hash}"));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_directory_is_seeded_and_fetched() {
+    for forms in [&["--v1"][..], &["--v2"], &[]] {
+        let (dir, _seed, address) = tree(forms);
+        let ended = run(fetch(dir.path(), &address, &[]));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let path = |name| dir.path().join(name);
+        assert_eq!(listing(&path("got")), listing(&path("data")), "{forms:?}");
+        assert!(!path("got.part").exists());
+    }
+}
+
+#[test]
+fn a_directory_that_is_there_is_replaced_only_when_asked() {
+    let (dir, _seed, address) = tree(&[]);
+    let path = |name| dir.path().join(name);
+    fs::create_dir_all(path("into/data/a")).unwrap();
+    fs::write(path("into/data/a/mine"), "mine").unwrap();
+    let into = |more: &[&str]| {
+        let arguments = [
+            "fetch",
+            "data.torrent",
+            "--into",
+            "into",
+            "--peer",
+            &address,
+        ];
+        let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s", "--json"];
+        run(at(dir.path(), &[&arguments[..], &rest, more].concat()))
+    };
+    assert_eq!(into(&[]).code, Some(8));
+    assert_eq!(fs::read(path("into/data/a/mine")).unwrap(), b"mine");
+    let ended = into(&["--replace"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(listing(&path("into/data")), listing(&path("data")));
+    assert_eq!(fs::read_dir(path("into")).unwrap().count(), 1);
+}
+
+/// What an attempt left is used, and what is of something else is not taken over.
+#[test]
+fn a_fetch_of_a_directory_goes_on() {
+    let (dir, _seed, address) = tree(&[]);
+    let part = dir.path().join("got.part");
+    fs::create_dir_all(part.join("a")).unwrap();
+    let large = fs::read(dir.path().join("data/a/large")).unwrap();
+    fs::write(part.join("a/large"), &large[..1_500_000]).unwrap();
+    fs::write(part.join("a/other"), "").unwrap();
+    let refused = run(fetch(dir.path(), &address, &[]));
+    assert_eq!(refused.code, Some(8), "{refused:?}");
+    assert!(refused.stderr.contains("a/other"), "{refused:?}");
+    fs::remove_file(part.join("a/other")).unwrap();
+    let ended = run(fetch(dir.path(), &address, &[]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let resumed = ended.json()["bytes_resumed"].as_u64();
+    assert!(resumed >= Some(1_400_000), "{ended:?}");
+    let got = listing(&dir.path().join("got"));
+    assert_eq!(got, listing(&dir.path().join("data")));
 }

@@ -8,7 +8,8 @@ use flashover::deploy::swarm::lsd::{LocalDiscovery, Options};
 use flashover::engine::Interface;
 use flashover::swarm::lsd::Found;
 
-use super::lab::{Lab, Setup, in_lab};
+use super::fleet::FLASHOVER;
+use super::lab::{Lab, Process, Setup, in_lab, noise, until};
 
 /// What it may take until a peer is heard; it is a second or so.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,5 +62,82 @@ fn peers_of_one_network_find_each_other_by_what_they_seek() {
         first.seek(other);
         assert_eq!(next(&third_hears), found(other, at(1, 1001)));
         assert_eq!(next(&first_hears), found(other, at(3, 1003)));
+    });
+}
+
+/// What `seed` or `fetch` says of its work on a node.
+fn swarm(lab: &Lab, node: &str, arguments: &[&str]) -> Process {
+    let mut command = lab.command(node, FLASHOVER);
+    command
+        .args(arguments)
+        .args(["--json-lines"])
+        .current_dir(lab.scratch());
+    lab.spawn(node, command, &lab.scratch().join(node))
+}
+
+/// Makes a file and its torrent.
+fn create(lab: &Lab, more: &[&str]) {
+    let data = lab.scratch().join("data");
+    std::fs::write(data, noise(1, 3_000_000)).expect("the scratch has room");
+    let mut create = lab.command("node1", FLASHOVER);
+    create
+        .args(["torrent", "create", "data"])
+        .args(more)
+        .current_dir(lab.scratch());
+    assert!(create.status().expect("flashover starts").success());
+}
+
+/// No tracker, and nobody says where anybody is.
+#[test]
+fn a_torrent_is_fetched_from_a_seed_of_the_same_network() {
+    in_lab(Setup::nodes(2), |lab| {
+        let at = |name: &str| lab.scratch().join(name);
+        create(lab, &["--public"]);
+        let seeds = swarm(lab, "node1", &["seed", "data.torrent"]);
+        let is_up = || std::fs::read_to_string(at("node1")).ok()?.find("Seeding");
+        assert!(until(PATIENCE, is_up).is_some());
+        let fetch = ["--into", "got", "--deadline", "60s", "--seed-time", "0s"];
+        let fetches = swarm(
+            lab,
+            "node2",
+            &[&["fetch", "data.torrent"][..], &fetch].concat(),
+        );
+        let ended = fetches.end_within(Duration::from_secs(90));
+        let said = std::fs::read_to_string(at("node2")).unwrap_or_default();
+        assert!(ended.is_some_and(|status| status.success()), "{said}");
+        assert_eq!(
+            std::fs::read(at("got")).ok(),
+            std::fs::read(at("data")).ok()
+        );
+        drop(seeds);
+    });
+}
+
+/// Who seeds a private torrent is not found, unless both say so.
+#[test]
+fn a_private_torrent_is_looked_for_only_by_who_says_so() {
+    in_lab(Setup::nodes(2), |lab| {
+        let at = |name: &str| lab.scratch().join(name);
+        create(lab, &[]);
+        let seeds = swarm(lab, "node1", &["seed", "data.torrent", "--lsd"]);
+        let is_up = || std::fs::read_to_string(at("node1")).ok()?.find("Seeding");
+        assert!(until(PATIENCE, is_up).is_some());
+        let fetch = |deadline: &str, more: &[&str]| {
+            let arguments = ["fetch", "data.torrent", "--into", "got"];
+            let rest = ["--deadline", deadline, "--seed-time", "0s"];
+            let all = [&arguments[..], &rest, more].concat();
+            swarm(lab, "node2", &all).end_within(Duration::from_secs(90))
+        };
+        let said = || std::fs::read_to_string(at("node2")).unwrap_or_default();
+        let alone = fetch("12s", &[]);
+        assert_eq!(
+            alone.and_then(|status| status.code()),
+            Some(6),
+            "{}",
+            said()
+        );
+        let asked = fetch("60s", &["--lsd"]);
+        assert!(asked.is_some_and(|status| status.success()), "{}", said());
+        drop(seeds);
     });
 }

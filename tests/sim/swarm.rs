@@ -438,6 +438,29 @@ fn a_peer_with_wrong_bytes_is_banned() {
     });
 }
 
+/// What a seed cannot read any more it fetches again from others, and gives then.
+#[test]
+fn a_seed_with_a_damaged_disk_mends_it() {
+    let mut swarm = Swarm::new(1, 64, 1 << 16);
+    for number in 0..=2 {
+        swarm.add(number == 0);
+    }
+    let mut bytes = swarm.original.bytes.to_vec();
+    for piece in [3, 40] {
+        bytes[piece * (1 << 16) + 77] ^= 1;
+    }
+    let damaged = File::holding(bytes.into());
+    swarm.world.files(swarm.hosts[1])[0] = damaged;
+    swarm.start_alone(0, swarm.all(), false);
+    swarm.start_alone(1, swarm.all(), false);
+    swarm.start_alone(2, swarm.none(), false);
+    swarm.command(1, Command::Peers(vec![address(0)]));
+    swarm.command(2, Command::Peers(vec![address(1)]));
+    swarm.finish(1..=2, 6.0);
+    let heard = swarm.heard[1].borrow();
+    assert_eq!(heard.bytes_in, 2 << 16, "{}", swarm.told());
+}
+
 /// Who knows the seed alone hears of the others from it.
 #[test]
 fn peers_tell_each_other_of_peers() {

@@ -67,7 +67,7 @@ impl LocalDiscovery {
                         sockets.extend([sender, receiver]);
                     }
                     Err(error) => {
-                        tracing::warn!(%interface, %group, %error, "Peers are not looked for here");
+                        tracing::debug!(%interface, %group, %error, "No peers are looked for here");
                     }
                 }
             }

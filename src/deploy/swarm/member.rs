@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::files::Files;
+use super::spread::Spread;
 use crate::base::counter::Counters;
 use crate::deploy::error::{Kind, OrKind as _, Result};
 use crate::engine::net::Listener;
 use crate::engine::{Arena, Commands, Driver, Mailbox, Setup, Ways, mailbox};
 use crate::image::verify::Verify;
+use crate::machine::Machine;
 use crate::swarm::cut::Cut;
 use crate::swarm::torrent::{Command, Config, Event, Torrent};
 
@@ -21,20 +24,34 @@ const BLOCKS_MIN: usize = 4;
 /// How long connections may take to end.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a torrent is started with.
-pub(crate) struct Start<V> {
+/// What a torrent is started with; `F` is the one file of its bytes, or [`Files`].
+pub(crate) struct Start<V, F = File> {
     /// What the machine is given; where it listens and how many blocks it has is found here.
     pub(crate) config: Config,
     /// Where peers connect.
     pub(crate) listener: Listener,
     /// The bytes of the torrent.
-    pub(crate) file: File,
+    pub(crate) file: F,
     /// Memory for pieces, at most, but for a few.
     pub(crate) memory_bytes: usize,
     /// How the kernel may be asked.
     pub(crate) ways: Ways,
     /// How pieces are judged.
     pub(crate) verify: V,
+}
+
+impl<V, F> Start<V, F> {
+    fn take(self) -> (F, Start<V, ()>) {
+        let rest = Start {
+            config: self.config,
+            listener: self.listener,
+            file: (),
+            memory_bytes: self.memory_bytes,
+            ways: self.ways,
+            verify: self.verify,
+        };
+        (self.file, rest)
+    }
 }
 
 /// What the thread tells.
@@ -64,8 +81,39 @@ impl Member {
     /// If memory or a thread cannot be had.
     pub(crate) fn start<V: Verify + Send + 'static>(
         start: Start<V>,
-        mut tell: impl FnMut(Told) -> ControlFlow<()> + Send + 'static,
+        tell: impl FnMut(Told) -> ControlFlow<()> + Send + 'static,
     ) -> Result<Self> {
+        let (file, start) = start.take();
+        Self::launch(start, vec![file], |torrent| torrent, tell)
+    }
+
+    /// As [`Member::start`], for a torrent of many files.
+    ///
+    /// # Errors
+    /// If memory or a thread cannot be had.
+    pub(crate) fn start_spread<V: Verify + Send + 'static>(
+        start: Start<V, Arc<Files>>,
+        tell: impl FnMut(Told) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<Self> {
+        let (files, start) = start.take();
+        Self::launch(
+            start,
+            Vec::new(),
+            |torrent| Spread::new(torrent, files),
+            tell,
+        )
+    }
+
+    fn launch<V, M>(
+        start: Start<V, ()>,
+        files: Vec<File>,
+        wrap: impl FnOnce(Torrent<V>) -> M + Send + 'static,
+        mut tell: impl FnMut(Told) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<Self>
+    where
+        V: Verify + Send + 'static,
+        M: Machine<Command = Command, Event = Event>,
+    {
         let cut = start.config.cut;
         let listens_on = start.listener.local();
         let count = blocks_of(cut, start.memory_bytes);
@@ -78,13 +126,13 @@ impl Member {
         let setup = Setup {
             sockets: Vec::new(),
             listeners: vec![start.listener],
-            files: vec![start.file],
+            files,
             arena: Some(arena.clone()),
             ways: start.ways,
             counters: Arc::new(Counters::default()),
         };
         let verify = start.verify;
-        let make = move || Torrent::new(config, verify, Box::new(arena));
+        let make = move || wrap(Torrent::new(config, verify, Box::new(arena)));
         let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
         let thread = std::thread::Builder::new()
             .name("torrent".to_owned())
@@ -142,9 +190,9 @@ fn blocks_of(cut: Cut, memory_bytes: usize) -> usize {
         .max(BLOCKS_MIN)
 }
 
-fn run<V: Verify>(
+fn run<M: Machine<Command = Command, Event = Event>>(
     setup: Setup,
-    make: impl FnOnce() -> Torrent<V>,
+    make: impl FnOnce() -> M,
     commands: &Commands<Command>,
     tell: &mut impl FnMut(Told) -> ControlFlow<()>,
 ) {

@@ -6,6 +6,7 @@
 //!   lsd        Discovery  -- multicast on interfaces -----> peers of this network
 //!   webseed    Fetch      -- byte ranges by HTTP ---------> pieces, or why there are none
 //!   member     Torrent    -- peers, a file ---------------> what it tells of pieces and peers
+//!   files      the files of a torrent, as one run of bytes; spread lets a machine have them as one
 //!   run        how the swarm of a run, sealed by its secret, is called and joined
 //! ```
 
@@ -13,6 +14,8 @@ pub mod announce;
 pub mod lsd;
 pub mod webseed;
 
+pub(crate) mod files;
 pub(crate) mod member;
 mod plain;
 pub(crate) mod run;
+mod spread;

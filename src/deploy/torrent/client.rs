@@ -1,20 +1,22 @@
 //! A running torrent: the machine on its thread, its sources of peers, and what is told of it.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::Receiver;
 
+use super::content::Content;
 use super::sources::Sources;
+use super::web::Web;
 use super::{Options, Report, shown_name};
 use crate::base::event;
 use crate::base::{Bitmap, PieceIndex};
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
 use crate::deploy::swarm::member::{Member, Start, Told};
+use crate::deploy::swarm::webseed::Ended;
 use crate::engine::net::Listener;
 use crate::machine::DiskError;
 use crate::swarm::Metainfo;
@@ -30,6 +32,10 @@ const EVENTS_MAX: usize = 4096;
 const TICK: Duration = Duration::from_millis(50);
 /// How often progress is shown.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
+/// How long no peer need be connected before web seeds are asked, at the start.
+const LONELY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long peers may bring nothing before web seeds are asked.
+const IDLE_PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) struct Client {
     torrent: Arc<Metainfo>,
@@ -39,6 +45,11 @@ pub(super) struct Client {
     /// After the facts: it must not wait for a reader that is gone.
     member: Member,
     sources: Sources,
+    web: Option<Web>,
+    /// Pieces that the machine is to be told of.
+    untold: Vec<PieceIndex>,
+    /// When peers last brought anything.
+    brought_at: Instant,
     origin: Instant,
     complete_at: Option<Instant>,
     /// The machine has said that all is here.
@@ -53,8 +64,8 @@ pub(super) struct Client {
 impl Client {
     /// Starts the machine and looks for peers.
     pub(super) fn start(
-        torrent: &Metainfo,
-        file: &File,
+        torrent: &Arc<Metainfo>,
+        content: &Content,
         have: Bitmap,
         is_first_seed: bool,
         options: &Options,
@@ -65,54 +76,43 @@ impl Client {
             Error::text(Kind::Usage, text)
         })?;
         let listener = Listener::bind(options.listen).or_kind(Kind::Network)?;
-        let peer_id = super::new_peer_id()?;
         let config = Config {
-            names: torrent
-                .info()
-                .names()
-                .iter()
-                .map(|name| name.wire())
-                .collect(),
-            peer_id,
-            cut,
             have: have.clone(),
             is_first_seed,
-            secret: None,
-            nonces: crate::deploy::random()?,
-            seed: u64::from_be_bytes(crate::deploy::random()?),
-            listen_port: None,
-            info: Some(torrent.info().bytes().clone()),
-            is_private: torrent.info().is_private(),
-            blocks_max: 0,
-            up_max: options.up_max,
-            down_max: options.down_max,
+            ..config(torrent, cut, options)?
         };
-        let torrent = Arc::new(torrent.clone());
-        let start = Start {
-            config,
-            listener,
-            file: file.try_clone().or_kind(Kind::Storage)?,
-            memory_bytes: MEMORY_BYTES,
-            ways: options.ways,
-            verify: Arc::clone(&torrent),
-        };
+        let peer_id = config.peer_id;
         let (sender, facts) = crossbeam::channel::bounded(EVENTS_MAX);
-        let member = Member::start(start, move |told| match sender.send(told) {
+        let tell = move |told| match sender.send(told) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
-        })?;
+        };
+        let member = match content {
+            Content::One(file) => {
+                let file = file.try_clone().or_kind(Kind::Storage)?;
+                Member::start(start(torrent, config, listener, file, options), tell)?
+            }
+            Content::Many(files) => {
+                let files = Arc::clone(files);
+                Member::start_spread(start(torrent, config, listener, files, options), tell)?
+            }
+        };
         // It has just begun and takes what it is told.
         member.tell(Command::Peers(options.peers.clone()));
-        let sources = trackers(&torrent, peer_id, &member, options)?;
-        let missing = bytes_missing(&torrent, &have);
+        let sources = sources(torrent, peer_id, &member, options)?;
+        let missing = bytes_missing(torrent, &have);
+        let web = web(torrent, content, &have, options)?;
         Ok(Self {
             bytes_resumed: torrent.info().layout().total_len() - missing,
-            torrent,
+            torrent: Arc::clone(torrent),
             options: options.clone(),
             have,
             facts,
             member,
             sources,
+            web,
+            untold: Vec::new(),
+            brought_at: Instant::now(),
             origin: Instant::now(),
             complete_at: None,
             is_complete: false,
@@ -130,6 +130,7 @@ impl Client {
     /// Runs until all is here.
     pub(super) fn fetch(&mut self, deadline: Option<Instant>) -> Result {
         while !self.is_complete {
+            self.ask_web();
             self.turn()?;
             if deadline.is_some_and(|at| Instant::now() >= at) {
                 let missing = self.have.len() - self.have.count();
@@ -143,6 +144,40 @@ impl Client {
         }
         self.complete_at = Some(Instant::now());
         self.progress();
+        Ok(())
+    }
+
+    /// Lets web seeds bring what peers do not, and tells the machine of that.
+    fn ask_web(&mut self) {
+        let Some(web) = &mut self.web else {
+            return;
+        };
+        let is_needed = if self.stats.peers == 0 {
+            self.origin.elapsed() >= LONELY_PATIENCE
+        } else {
+            self.brought_at.elapsed() >= IDLE_PATIENCE
+        };
+        if is_needed {
+            web.order(&self.have);
+        }
+        // What the machine does not hear now it hears at the next turn.
+        if !self.untold.is_empty() && self.member.tell(Command::Have(self.untold.clone())) {
+            self.untold.clear();
+        }
+        if let Some(wanted) = web.wanted()
+            && self.member.tell(Command::Want(wanted))
+        {
+            web.told();
+        }
+    }
+
+    fn web_ended(&mut self, ended: Ended) -> Result {
+        if let Some(web) = &mut self.web
+            && let Some(piece) = web.take(ended, &self.have)?
+        {
+            self.have.set(piece.as_usize());
+            self.untold.push(piece);
+        }
         Ok(())
     }
 
@@ -174,15 +209,17 @@ impl Client {
 
     /// Waits for a fact, and does what is due.
     fn turn(&mut self) -> Result {
-        match self.facts.recv_timeout(TICK) {
-            Ok(told) => self.learn(told)?,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::text(
-                    Kind::Internal,
-                    "The torrent's thread has ended",
-                ));
+        let ended = self.web.as_ref().map(|web| web.ended().clone());
+        crossbeam::channel::select! {
+            recv(self.facts) -> told => {
+                let over = |_| Error::text(Kind::Internal, "The torrent's thread has ended");
+                self.learn(told.map_err(over)?)?;
             }
+            recv(ended.unwrap_or_else(crossbeam::channel::never)) -> ended => {
+                let over = |_| Error::text(Kind::Internal, "The web seeds' thread has ended");
+                self.web_ended(ended.map_err(over)?)?;
+            }
+            default(TICK) => {}
         }
         if self.options.interrupt.get().is_some() {
             return Err(Error::text(Kind::Interrupted, "Stopped")
@@ -191,7 +228,11 @@ impl Client {
         if Instant::now() >= self.progress_at {
             self.progress();
             let left = self.left_bytes();
-            self.sources.tell(&self.stats, left, self.is_complete);
+            let stats = Stats {
+                bytes_in: self.stats.bytes_in + self.bytes_webseed(),
+                ..self.stats
+            };
+            self.sources.tell(&stats, left, self.is_complete);
         }
         Ok(())
     }
@@ -209,6 +250,9 @@ impl Client {
         match *event {
             Event::PieceStored { piece, .. } => {
                 self.have.set(piece.as_usize());
+                if let Some(web) = &mut self.web {
+                    web.cancel(piece);
+                }
             }
             Event::PieceWrong { piece, peers } if peers > 1 => self.options.events.warn(format!(
                 "{piece} of {peers} peers was wrong: it is fetched again from one"
@@ -227,7 +271,12 @@ impl Client {
                 tracing::debug!(%peer, name, "A peer is connected");
             }
             Event::Complete => self.is_complete = true,
-            Event::Stats(stats) => self.stats = stats,
+            Event::Stats(stats) => {
+                if stats.bytes_in > self.stats.bytes_in {
+                    self.brought_at = Instant::now();
+                }
+                self.stats = stats;
+            }
             Event::PieceWrong { .. } | Event::Stopped => {}
         }
         Ok(())
@@ -243,6 +292,10 @@ impl Client {
             return Ok(());
         }
         Err(error)
+    }
+
+    fn bytes_webseed(&self) -> u64 {
+        self.web.as_ref().map_or(0, Web::bytes)
     }
 
     fn left_bytes(&self) -> u64 {
@@ -271,6 +324,7 @@ impl Client {
             bytes_resumed: self.bytes_resumed,
             bytes_in: self.stats.bytes_in,
             bytes_wasted: self.stats.bytes_wasted,
+            bytes_webseed: self.bytes_webseed(),
             bytes_out: self.stats.bytes_out,
             peers_banned: self.peers_banned,
             backend: self.backend,
@@ -299,27 +353,83 @@ fn bytes_missing(torrent: &Metainfo, have: &Bitmap) -> u64 {
         .sum()
 }
 
-/// Begins to ask the torrent's trackers for peers.
-fn trackers(
+/// What the machine is given, but for the pieces that are here.
+fn config(torrent: &Metainfo, cut: Cut, options: &Options) -> Result<Config> {
+    let names = torrent.info().names();
+    Ok(Config {
+        names: names.iter().map(|name| name.wire()).collect(),
+        peer_id: super::new_peer_id()?,
+        cut,
+        have: Bitmap::new(cut.piece_count() as usize),
+        is_first_seed: false,
+        secret: None,
+        nonces: crate::deploy::random()?,
+        seed: u64::from_be_bytes(crate::deploy::random()?),
+        listen_port: None,
+        info: Some(torrent.info().bytes().clone()),
+        is_private: torrent.info().is_private(),
+        blocks_max: 0,
+        up_max: options.up_max,
+        down_max: options.down_max,
+    })
+}
+
+fn start<F>(
+    torrent: &Arc<Metainfo>,
+    config: Config,
+    listener: Listener,
+    file: F,
+    options: &Options,
+) -> Start<Arc<Metainfo>, F> {
+    Start {
+        config,
+        listener,
+        file,
+        memory_bytes: MEMORY_BYTES,
+        ways: options.ways,
+        verify: Arc::clone(torrent),
+    }
+}
+
+/// Prepares to ask the torrent's web seeds for what is missing.
+fn web(
+    torrent: &Arc<Metainfo>,
+    content: &Content,
+    have: &Bitmap,
+    options: &Options,
+) -> Result<Option<Web>> {
+    if have.is_full() || !options.web_seeds {
+        return Ok(None);
+    }
+    let mut urls = torrent.web_seeds();
+    urls.extend(options.more_web_seeds.iter().cloned());
+    Web::start(torrent, content, urls, options)
+}
+
+/// Begins to look for peers: at the torrent's trackers, and on this network.
+fn sources(
     torrent: &Metainfo,
     peer_id: [u8; 20],
     member: &Member,
     options: &Options,
 ) -> Result<Sources> {
+    let names = torrent.info().names();
     let identity = Identity {
-        info_hash: torrent.info().names().first().wire(),
+        info_hash: names.first().wire(),
         peer_id,
         port: member.listens_on().port(),
         key: u32::from_be_bytes(crate::deploy::random()?),
     };
     let mailbox = member.mailbox().clone();
-    Sources::start(
-        &options.trackers_of(torrent),
-        identity,
-        options,
-        move |peers| {
-            // At the end nobody listens any more.
-            drop(mailbox.send(Command::Peers(peers)));
-        },
-    )
+    let found = move |peers| {
+        // At the end nobody listens any more.
+        drop(mailbox.send(Command::Peers(peers)));
+    };
+    let trackers = options.trackers_of(torrent);
+    let mut sources = Sources::start(&trackers, identity, options, found.clone())?;
+    if options.lsd.unwrap_or(!torrent.info().is_private()) {
+        let names = names.iter().map(|name| name.wire());
+        sources.discover(names, member.listens_on(), found);
+    }
+    Ok(sources)
 }

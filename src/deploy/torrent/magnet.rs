@@ -1,15 +1,19 @@
 //! From a magnet link to a torrent: the info dictionary comes from peers.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
 
 use super::sources::Sources;
 use super::{Options, new_peer_id};
 use crate::base::counter::Counters;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
-use crate::engine::{Driver, Setup, mailbox};
+use crate::engine::{Driver, Mailbox, Setup, mailbox};
 use crate::swarm::scout::{Command, Event, Scout};
 use crate::swarm::torrent::Stats;
 use crate::swarm::tracker::announcer::Identity;
@@ -18,11 +22,15 @@ use crate::swarm::{Magnet, Metainfo};
 /// How often the wish to stop is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Fetches what the link names.
+/// Fetches what the link names; gives it with the peers that were heard of on this network.
 ///
 /// # Errors
 /// If nobody has it in time.
-pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -> Result<Metainfo> {
+pub(super) fn find(
+    magnet: &Magnet,
+    options: &Options,
+    until: Option<Instant>,
+) -> Result<(Metainfo, Vec<SocketAddr>)> {
     let setup = Setup {
         sockets: Vec::new(),
         listeners: Vec::new(),
@@ -50,30 +58,21 @@ pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -
     let mut sources = Sources::start(&trackers, identity, options, move |peers| {
         drop(tell.send(Command::Peers(peers)));
     })?;
+    let near = Arc::new(Mutex::new(BTreeSet::new()));
+    // Whoever hears of us finds that we listen when we have the description.
+    if options.lsd == Some(true) && options.listen.port() != 0 {
+        let (tell, heard) = (mailbox.clone(), Arc::clone(&near));
+        let names = magnet.names.iter().map(|name| name.wire());
+        sources.discover(names, options.listen, move |peers| {
+            lock(&heard).extend(peers.iter().copied());
+            drop(tell.send(Command::Peers(peers)));
+        });
+    }
     options
         .events
         .note("Asking peers what the magnet link describes");
-    let watched = mailbox.clone();
     let (done, is_done) = crossbeam::channel::bounded::<()>(1);
-    let interrupt = options.interrupt.clone();
-    let watch = std::thread::Builder::new()
-        .name("watch".to_owned())
-        .spawn(move || {
-            let late = || until.is_some_and(|until| Instant::now() >= until);
-            while is_done
-                .recv_timeout(TICK)
-                .is_err_and(|error| error.is_timeout())
-            {
-                // Trackers are asked again soon while nobody is known.
-                sources.tell(&Stats::default(), 1, false);
-                if late() || interrupt.get().is_some() {
-                    watched.stop();
-                    break;
-                }
-            }
-            sources.end();
-        })
-        .or_kind(Kind::Internal)?;
+    let watch = watch(sources, &mailbox, is_done, until, options)?;
     let mut found = None;
     let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;
     let ended = driver.run(&mut scout, &commands, |event| {
@@ -86,7 +85,10 @@ pub(super) fn find(magnet: &Magnet, options: &Options, until: Option<Instant>) -
     }
     ended.or_kind(Kind::Network)?;
     match found {
-        Some(Event::Found(info)) => Ok(Metainfo::from_info(*info)),
+        Some(Event::Found(info)) => {
+            let near = std::mem::take(&mut *lock(&near)).into_iter().collect();
+            Ok((Metainfo::from_info(*info), near))
+        }
         Some(Event::Useless(error)) => Err(Error::new(Kind::Usage, error)),
         None if options.interrupt.get().is_some() => Err(Error::text(Kind::Interrupted, "Stopped")),
         None => Err(
@@ -103,4 +105,37 @@ pub(super) fn peers(magnet: &Magnet, options: &Options) -> Vec<SocketAddr> {
         found.ok()?.next()
     });
     options.peers.iter().copied().chain(named).collect()
+}
+
+/// Stops the scout when the time is over or the user wishes it, on a thread of its own; keeps the
+/// trackers busy until the job is `done`.
+fn watch(
+    mut sources: Sources,
+    mailbox: &Mailbox<Command>,
+    done: Receiver<()>,
+    until: Option<Instant>,
+    options: &Options,
+) -> Result<JoinHandle<()>> {
+    let (watched, interrupt) = (mailbox.clone(), options.interrupt.clone());
+    let work = move || {
+        let late = || until.is_some_and(|until| Instant::now() >= until);
+        while done
+            .recv_timeout(TICK)
+            .is_err_and(|error| error.is_timeout())
+        {
+            // Trackers are asked again soon while nobody is known.
+            sources.tell(&Stats::default(), 1, false);
+            if late() || interrupt.get().is_some() {
+                watched.stop();
+                break;
+            }
+        }
+        sources.end();
+    };
+    let thread = std::thread::Builder::new().name("watch".to_owned());
+    thread.spawn(work).or_kind(Kind::Internal)
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(|broken| broken.into_inner())
 }

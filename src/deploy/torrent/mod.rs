@@ -8,12 +8,14 @@
 //! The bytes travel in clear, as BitTorrent's do.
 
 mod client;
+mod content;
 mod magnet;
 mod sources;
+mod web;
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -24,10 +26,10 @@ use super::interrupt::Interrupt;
 use super::net::Ways;
 use crate::base::Bitmap;
 use crate::base::event::{Events, Phase};
-use crate::base::units::format_bytes;
 use crate::capture::torrent;
 use crate::swarm::{Magnet, Metainfo};
 use client::Client;
+use content::{Content, Part};
 
 /// What both jobs are given.
 #[derive(Clone, Debug)]
@@ -40,9 +42,16 @@ pub struct Options {
     pub trackers: bool,
     /// Trackers besides those of the torrent.
     pub more_trackers: Vec<String>,
+    /// Whether peers are looked for on this network (BEP 14); by default if the torrent is not
+    /// private. By a magnet link alone only if it is said.
+    pub lsd: Option<bool>,
+    /// Whether web seeds are asked, for what peers do not bring.
+    pub web_seeds: bool,
+    /// Web seeds besides those of the torrent.
+    pub more_web_seeds: Vec<String>,
     /// Bytes per second that peers are sent at most.
     pub up_max: Option<u64>,
-    /// Bytes per second that are fetched at most.
+    /// Bytes per second that are fetched at most, from peers and from web seeds each.
     pub down_max: Option<u64>,
     /// How the kernel is asked.
     pub ways: Ways,
@@ -65,7 +74,7 @@ impl Options {
 pub struct Seed {
     /// The torrent.
     pub torrent: PathBuf,
-    /// Its content; by default the file of its name beside it.
+    /// Its content; by default the file or directory of its name beside it.
     pub path: Option<PathBuf>,
     /// How long to seed; for ever by default.
     pub seed_time: Option<Duration>,
@@ -87,9 +96,9 @@ pub enum Source {
 pub struct Fetch {
     /// What.
     pub source: Source,
-    /// The file to write, or the directory to put it into.
+    /// The file or directory to write, or a directory that is there, to put it into.
     pub into: PathBuf,
-    /// Whether a file of this name is replaced.
+    /// Whether a file or directory of this name is replaced, with all that is in it.
     pub replace: bool,
     /// How long to seed on at most, while peers lack anything.
     pub seed_time: Duration,
@@ -106,7 +115,7 @@ pub struct Report {
     pub v: u32,
     /// The name in the torrent.
     pub name: String,
-    /// The content's file.
+    /// The content's file or directory.
     pub path: PathBuf,
     /// Bytes of the content.
     pub bytes: u64,
@@ -118,6 +127,8 @@ pub struct Report {
     pub bytes_in: u64,
     /// Of those, bytes of no use.
     pub bytes_wasted: u64,
+    /// Bytes of pieces that came from web seeds.
+    pub bytes_webseed: u64,
     /// Bytes of blocks that peers were sent.
     pub bytes_out: u64,
     /// Peers that were banned for wrong bytes.
@@ -132,8 +143,7 @@ pub struct Report {
 /// If the content is not what the torrent says, or nobody can connect.
 pub fn seed(config: &Seed) -> Result<Report> {
     descriptors::raise_limit();
-    let torrent = torrent::load(&config.torrent).or_kind(Kind::Usage)?;
-    need_one_file(&torrent)?;
+    let torrent = Arc::new(torrent::load(&config.torrent).or_kind(Kind::Usage)?);
     let path = match &config.path {
         Some(path) => path.clone(),
         None => beside(&config.torrent, &torrent)?,
@@ -151,8 +161,8 @@ pub fn seed(config: &Seed) -> Result<Report> {
         return Err(Error::text(Kind::Integrity, text)
             .hint("fetch it anew: flashover fetch TORRENT --into PATH --replace"));
     }
-    let file = File::open(&path).or_kind(Kind::Storage)?;
-    let mut client = Client::start(&torrent, &file, have, true, &config.options)?;
+    let content = Content::open(&torrent, &path)?;
+    let mut client = Client::start(&torrent, &content, have, true, &config.options)?;
     events.note(format!(
         "Seeding {} on {}",
         shown_name(&torrent),
@@ -176,41 +186,31 @@ pub fn fetch(config: &Fetch) -> Result<Report> {
         Source::Magnet(link) => {
             options.peers = magnet::peers(link, &options);
             options.more_trackers.extend(link.trackers.iter().cloned());
-            magnet::find(link, &options, deadline)?
+            options
+                .more_web_seeds
+                .extend(link.web_seeds.iter().cloned());
+            let (torrent, peers) = magnet::find(link, &options, deadline)?;
+            options.peers.extend(peers);
+            torrent
         }
     };
-    need_one_file(&torrent)?;
+    let torrent = Arc::new(torrent);
     let target = target(&config.into, &torrent)?;
-    if target.exists() && !config.replace {
+    if target.symlink_metadata().is_ok() && !config.replace {
         let text = format!("{} exists", target.display());
         return Err(Error::text(Kind::Precondition, text).hint("replace it by --replace"));
     }
-    let part = PathBuf::from(format!("{}.part", target.display()));
     let events = &config.options.events;
     events.phase(Phase::Resuming);
-    let (file, have) = open_part(&torrent, &part, events)?;
+    let part = Part::open(&torrent, &target, events)?;
     events.phase(Phase::Receiving);
-    let mut client = Client::start(&torrent, &file, have, false, &options)?;
+    let have = part.have.clone();
+    let mut client = Client::start(&torrent, &part.content, have, false, &options)?;
     client.fetch(deadline)?;
-    file.sync_all().or_kind_with(Kind::Storage, || {
-        format!("Cannot complete {}", part.display())
-    })?;
-    std::fs::rename(&part, &target).or_kind_with(Kind::Storage, || {
-        format!("Cannot complete {}", target.display())
-    })?;
+    part.finish(&target, config.replace)?;
     events.phase(Phase::Done);
     client.seed_on(Instant::now() + config.seed_time)?;
     Ok(client.end(target))
-}
-
-fn need_one_file(torrent: &Metainfo) -> Result {
-    if torrent.info().is_multi() || torrent.info().layout().files().len() != 1 {
-        let count = torrent.info().layout().files().len();
-        let text = format!("The torrent has {count} files, or a directory");
-        return Err(Error::text(Kind::Usage, text)
-            .hint("this version seeds and fetches torrents of one file, as those of bundles are"));
-    }
-    Ok(())
 }
 
 /// Draws what this client calls itself, once per run.
@@ -225,13 +225,17 @@ fn shown_name(torrent: &Metainfo) -> String {
     String::from_utf8_lossy(torrent.info().name()).into_owned()
 }
 
-/// The content's file name: one element, safe to create.
+/// The name of the content's file or directory: one element, safe to create.
 fn file_name(torrent: &Metainfo) -> Result<PathBuf> {
     use std::os::unix::ffi::OsStringExt as _;
-    let file = torrent.info().layout().files().first();
-    let name = file.and_then(|file| file.path.last());
+    let first = torrent.info().layout().files().first();
+    let name = if torrent.info().is_multi() {
+        Some(torrent.info().name().to_vec())
+    } else {
+        first.and_then(|file| file.path.last()).cloned()
+    };
     let name = name.ok_or_else(|| Error::text(Kind::Usage, "The torrent names no file"))?;
-    Ok(PathBuf::from(std::ffi::OsString::from_vec(name.clone())))
+    Ok(PathBuf::from(std::ffi::OsString::from_vec(name)))
 }
 
 fn beside(torrent_path: &Path, torrent: &Metainfo) -> Result<PathBuf> {
@@ -247,7 +251,7 @@ fn target(into: &Path, torrent: &Metainfo) -> Result<PathBuf> {
     })
 }
 
-/// Which pieces of a file are right.
+/// Which pieces of a file, or of the files of a directory, are right.
 fn look(torrent: &Metainfo, path: &Path, events: &Events) -> Result<Bitmap> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let proof = torrent::verify(torrent, path, threads, events).or_kind(Kind::Storage)?;
@@ -260,49 +264,4 @@ fn look(torrent: &Metainfo, path: &Path, events: &Events) -> Result<Bitmap> {
         have.clear(piece.as_usize());
     }
     Ok(have)
-}
-
-/// Opens what an earlier attempt left, or makes it, as long as the content will be.
-fn open_part(torrent: &Metainfo, part: &Path, events: &Events) -> Result<(File, Bitmap)> {
-    let total = torrent.info().layout().total_len();
-    let was_there = part.exists();
-    let open = || -> std::io::Result<File> {
-        let mut options = File::options();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(part)?;
-        file.set_len(total)?;
-        Ok(file)
-    };
-    let file = open().or_kind_with(Kind::Storage, || format!("Cannot write {}", part.display()))?;
-    let have = if was_there {
-        look(torrent, part, events)?
-    } else {
-        Bitmap::new(torrent.info().layout().piece_count() as usize)
-    };
-    check_space(&file, part, total, &have)?;
-    Ok((file, have))
-}
-
-/// Whether what is missing will fit.
-fn check_space(file: &File, part: &Path, total: u64, have: &Bitmap) -> Result {
-    let Ok(stat) = rustix::fs::fstatvfs(file) else {
-        return Ok(());
-    };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let share = (have.len() - have.count()) as u64;
-    let missing = total / (have.len() as u64).max(1) * share;
-    if missing <= free {
-        return Ok(());
-    }
-    let text = format!(
-        "{} more are needed for {}, {} are free there",
-        format_bytes(missing),
-        part.display(),
-        format_bytes(free)
-    );
-    Err(Error::text(Kind::Storage, text).hint("make room, or fetch to another disk"))
 }

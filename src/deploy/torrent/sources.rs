@@ -1,20 +1,26 @@
 //! Where peers of a torrent come from: its trackers, and this network.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::Options;
-use crate::deploy::error::Result;
+use crate::deploy::error::{Kind, OrKind as _, Result};
 use crate::deploy::runtime::Runtime;
 use crate::deploy::swarm::announce::{self, Told};
+use crate::deploy::swarm::lsd::{self, LocalDiscovery};
+use crate::engine::Interface;
 use crate::swarm::torrent::Stats;
 use crate::swarm::tracker::TrackerUrl;
 use crate::swarm::tracker::announcer::{Identity, Progress};
 
 /// Messages that may wait between the job and its sources.
 const QUEUE: usize = 16;
+/// The time between two announcements on this network (BEP 14).
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(300);
+/// The least time between them. BEP 14 has a minute: so long a newcomer might wait for its peers.
+const DISCOVERY_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
 /// The sources; dropping them ends them.
 pub(super) struct Sources {
@@ -22,6 +28,7 @@ pub(super) struct Sources {
     runtime: Option<Runtime>,
     /// Disconnected when all goodbyes are said.
     talking: Option<std::sync::mpsc::Receiver<()>>,
+    network: Option<LocalDiscovery>,
     was_complete: bool,
     said: Progress,
 }
@@ -43,6 +50,7 @@ impl Sources {
             told: None,
             runtime: None,
             talking: None,
+            network: None,
             was_complete: false,
             said: Progress::default(),
         };
@@ -82,6 +90,32 @@ impl Sources {
         Ok(())
     }
 
+    /// Begins to look for peers on this network, for whoever goes by one of these names and listens
+    /// at `listens_on`. Where that cannot be, none are looked for.
+    pub(super) fn discover(
+        &mut self,
+        names: impl IntoIterator<Item = [u8; 20]>,
+        listens_on: SocketAddr,
+        found: impl Fn(Vec<SocketAddr>) + Send + 'static,
+    ) {
+        let started = interfaces(listens_on.ip()).and_then(|interfaces| {
+            let options = lsd::Options {
+                port: listens_on.port(),
+                interval: DISCOVERY_INTERVAL,
+                interval_min: DISCOVERY_INTERVAL_MIN,
+                seed: u64::from_be_bytes(crate::deploy::random()?),
+            };
+            LocalDiscovery::start(&interfaces, &options, move |heard| found(vec![heard.peer]))
+        });
+        match started {
+            Ok(discovery) => {
+                names.into_iter().for_each(|name| discovery.seek(name));
+                self.network = Some(discovery);
+            }
+            Err(error) => tracing::debug!(%error, "Peers of this network are not looked for"),
+        }
+    }
+
     /// Tells the trackers how the torrent does.
     pub(super) fn tell(&mut self, stats: &Stats, left: u64, is_complete: bool) {
         let is_news = is_complete && !self.was_complete;
@@ -104,8 +138,9 @@ impl Sources {
         }
     }
 
-    /// Says goodbye to the trackers, for a moment at most.
+    /// Looks for peers no more, and says goodbye to the trackers, for a moment at most.
     pub(super) fn end(&mut self) {
+        drop(self.network.take());
         let Some(told) = self.told.take() else {
             return;
         };
@@ -123,6 +158,22 @@ impl Sources {
         }
         drop(self.runtime.take());
     }
+}
+
+/// The interfaces by which peers that hear of it can come to a listener, each with the addresses
+/// of the listener's family.
+fn interfaces(listens_on: IpAddr) -> Result<Vec<Interface>> {
+    let mut all = Interface::all().or_kind(Kind::Network)?;
+    all.retain_mut(|interface| {
+        let is_reached = |address: &IpAddr| {
+            let is_of_family = address.is_ipv4() == listens_on.is_ipv4();
+            is_of_family && (listens_on.is_unspecified() || *address == listens_on)
+        };
+        interface.addresses.retain(is_reached);
+        let is_usable = interface.up && interface.multicast && !interface.loopback;
+        is_usable && !interface.addresses.is_empty()
+    });
+    Ok(all)
 }
 
 fn progress(stats: &Stats, left: u64) -> Progress {

@@ -81,7 +81,8 @@ pub enum Event {
         /// How many peers had part in it; of one alone it is certain, and it is banned.
         peers: usize,
     },
-    /// The disk failed.
+    /// The disk failed. What could not be read is fetched again, and this told to peers (BEP 54);
+    /// what could not be written is fetched again when that is wanted.
     DiskFailed {
         /// At which piece.
         piece: PieceIndex,
@@ -170,7 +171,7 @@ pub struct Stats {
     pub pieces_done: u32,
     /// Peers that have said who they are.
     pub peers: usize,
-    /// Of those, peers that lack pieces.
+    /// Of those, peers that lack pieces and want them (BEP 21).
     pub peers_lacking: usize,
     /// Bytes of blocks that came, useful or not.
     pub bytes_in: u64,

@@ -13,7 +13,7 @@ use crate::swarm::limits::ORDERS_MAX;
 use crate::swarm::peer::Peer;
 use crate::swarm::wire::Message;
 use crate::swarm::wire::extension::{
-    ExtendedHandshake, Extension, ExtensionIds, HANDSHAKE_ID, parse_dont_have,
+    ExtendedHandshake, Extension, ExtensionIds, HANDSHAKE_ID, parse_dont_have, parse_upload_only,
 };
 use crate::swarm::wire::metadata::MetadataMessage;
 use crate::swarm::wire::pex::{Pex, PexFlags};
@@ -21,7 +21,7 @@ use crate::swarm::wire::pex::{Pex, PexFlags};
 impl<V: Verify> Torrent<V> {
     /// Says what we know beyond the protocol, to a peer that listens to such.
     pub(super) fn introduce(&mut self, id: StreamId) {
-        let mut known = vec![Extension::DontHave];
+        let mut known = vec![Extension::DontHave, Extension::UploadOnly];
         if self.info.is_some() {
             known.push(Extension::Metadata);
         }
@@ -59,7 +59,8 @@ impl<V: Verify> Torrent<V> {
             Some(Extension::Metadata) => self.on_metadata(id, payload),
             Some(Extension::Pex) => self.on_pex(id, payload, now),
             Some(Extension::DontHave) => self.on_dont_have(id, payload),
-            Some(Extension::UploadOnly) | None => Ok(()),
+            Some(Extension::UploadOnly) => self.on_upload_only(id, payload),
+            None => Ok(()),
         }
     }
 
@@ -68,6 +69,7 @@ impl<V: Verify> Torrent<V> {
             .map_err(|_| Why::Senseless("It introduces itself in no known way"))?;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.ids.update(&said.ids);
+            peer.is_upload_only = said.upload_only;
             peer.listen_port = said.listen_port.or(peer.listen_port);
             if let (Some(ip), Some(port)) = (said.your_ip, self.listen_port) {
                 self.addresses.learn_own(SocketAddr::new(ip, port));
@@ -119,6 +121,15 @@ impl<V: Verify> Torrent<V> {
         {
             peer.theirs.clear(piece.as_usize());
             self.picker.remove_holder(piece);
+        }
+        Ok(())
+    }
+
+    fn on_upload_only(&mut self, id: StreamId, payload: &[u8]) -> Result<(), Why> {
+        let is_upload_only = parse_upload_only(payload)
+            .map_err(|_| Why::Senseless("It says in no known way whether it wants anything"))?;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.is_upload_only = is_upload_only;
         }
         Ok(())
     }

@@ -277,7 +277,8 @@ impl<V: Verify> Torrent<V> {
 
     fn count_peers(&mut self) {
         let ready = self.peers.values().filter(|peer| peer.is_ready());
-        let lacking = ready.clone().filter(|peer| !peer.theirs.is_full());
+        let lacks = |peer: &&Peer| !peer.theirs.is_full() && !peer.is_upload_only;
+        let lacking = ready.clone().filter(lacks);
         (self.stats.peers, self.stats.peers_lacking) = (ready.count(), lacking.count());
     }
 
@@ -364,3 +365,6 @@ impl<V: Verify> Machine for Torrent<V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -325,7 +325,7 @@ impl<V: Verify> Torrent<V> {
     }
 
     /// Tells a peer that it has what is lacking here.
-    fn want_of(&mut self, id: StreamId) {
+    pub(super) fn want_of(&mut self, id: StreamId) {
         if let Some(peer) = self.peers.get_mut(&id)
             && !std::mem::replace(&mut peer.is_wanted, true)
         {

@@ -6,6 +6,7 @@ use crate::image::verify::Verify;
 use crate::machine::{DiskDone, DiskError, DiskKind, StreamId};
 use crate::swarm::limits::{AHEAD_BYTES_MAX, ORDERS_MAX, READ_AHEAD};
 use crate::swarm::shelf::Found;
+use crate::swarm::wire::extension::{Extension, emit_dont_have, emit_upload_only};
 use crate::swarm::wire::{BlockRange, Message};
 
 impl<V: Verify> Torrent<V> {
@@ -204,19 +205,48 @@ impl<V: Verify> Torrent<V> {
             }),
             Err(error) => self.raise(Event::DiskFailed { piece, error }),
         }
-        // What cannot be read is not here any more; others may have it.
         self.shelf.forget(piece);
-        self.have.clear(piece.as_usize());
-        for peer in self.peers.values_mut() {
-            let orders = std::mem::take(&mut peer.orders);
-            for order in orders {
+        self.lost(piece);
+    }
+
+    /// A piece that was here cannot be read any more: it is wanted again, and nobody is to ask for
+    /// it here.
+    fn lost(&mut self, piece: PieceIndex) {
+        let was_complete = self.is_complete();
+        if !self.have.clear(piece.as_usize()) {
+            return;
+        }
+        self.picker.lose(piece);
+        self.stats.pieces_done = u32::try_from(self.have.count()).unwrap_or(u32::MAX);
+        // No seed that everybody waits for lacks a piece.
+        let ids: Vec<StreamId> = self.peers.keys().copied().collect();
+        if self.partition.take().is_some() {
+            ids.iter().for_each(|&id| self.show_the_rest(id));
+        }
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_ready()) else {
+                continue;
+            };
+            if let Some(number) = peer.ids.get(Extension::DontHave) {
+                peer.say(&Message::Extended(number, &emit_dont_have(piece)));
+            }
+            if let Some(number) = peer.ids.get(Extension::UploadOnly)
+                && was_complete
+            {
+                peer.say(&Message::Extended(number, &emit_upload_only(false)));
+            }
+            for order in std::mem::take(&mut peer.orders) {
                 if order.piece != piece {
                     peer.orders.push_back(order);
                 } else if peer.knows_fast {
                     peer.say(&Message::Reject(order));
                 }
             }
+            if peer.theirs.get(piece.as_usize()) {
+                self.want_of(id);
+            }
         }
+        self.all_dirty();
     }
 
     /// The kernel took more of what was to be sent to a peer.

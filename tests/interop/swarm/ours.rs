@@ -59,3 +59,31 @@ fn peers_are_found_by_trackers_and_torrents_by_magnet_links() {
     ];
     in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
 }
+
+#[test]
+fn directories_go_from_us_and_to_us() {
+    let mut pairs = Vec::new();
+    for forms in [Forms::V1, Forms::Hybrid] {
+        for (seeder, leecher) in [(OURS, "libtorrent"), ("libtorrent", OURS)] {
+            let pair = Pair::told(seeder, leecher);
+            let is_tree = true;
+            pairs.push(Pair {
+                forms,
+                is_tree,
+                ..pair
+            });
+        }
+    }
+    in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
+}
+
+#[test]
+fn a_stock_web_server_is_enough() {
+    let pair = |is_tree| Pair {
+        way: Way::WebSeed,
+        is_tree,
+        ..Pair::new("http", OURS)
+    };
+    let pairs = [pair(false), pair(true)];
+    in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
+}

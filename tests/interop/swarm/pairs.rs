@@ -12,6 +12,13 @@ use crate::netns::lab::{HEAD, Lab, Process, noise, until};
 
 /// Not a whole number of pieces, nor of blocks.
 const CONTENT_BYTES: usize = (3 << 20) + 12_345;
+/// The files of a directory.
+const TREE: [&str; 4] = [
+    "content/a/large",
+    "content/a/b/small",
+    "content/a/b/empty",
+    "content/z",
+];
 const PIECE_BYTES: u32 = 1 << 16;
 /// How long seeders may take to be known, and then leechers to have everything.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -23,6 +30,8 @@ pub(super) struct Pair {
     pub(super) leecher: &'static str,
     pub(super) forms: Forms,
     pub(super) way: Way,
+    /// Whether it is a directory of files.
+    pub(super) is_tree: bool,
 }
 
 /// How the leecher comes to the torrent and to the content.
@@ -48,6 +57,7 @@ impl Pair {
             leecher,
             forms: Forms::V1,
             way: Way::HttpTracker,
+            is_tree: false,
         }
     }
 
@@ -103,7 +113,8 @@ pub(super) struct Swarm<'a> {
     /// The nodes of seeder and leecher.
     nodes: [String; 2],
     folder: PathBuf,
-    content: Vec<u8>,
+    /// Every file and its bytes.
+    contents: Vec<(&'static str, Vec<u8>)>,
     pub(super) torrent: Metainfo,
 }
 
@@ -112,9 +123,21 @@ impl<'a> Swarm<'a> {
         let folder = lab.scratch().join(format!("pair{index}"));
         let nodes = [2 * index + 1, 2 * index + 2].map(|number| format!("node{number}"));
         std::fs::create_dir_all(folder.join("seed")).expect("the scratch has room");
-        let content = noise(index as u64 + 1, CONTENT_BYTES);
+        let seed = index as u64 + 1;
+        let contents = if pair.is_tree {
+            let sizes = [CONTENT_BYTES, 100, 0, 70_001];
+            let of = |(name, size)| (name, noise(seed, size));
+            TREE.into_iter().zip(sizes).map(of).collect()
+        } else {
+            vec![("content", noise(seed, CONTENT_BYTES))]
+        };
+        for (name, bytes) in &contents {
+            let path = folder.join("seed").join(name);
+            let above = path.parent().expect("it lies in the folder");
+            std::fs::create_dir_all(above).expect("the scratch has room");
+            std::fs::write(&path, bytes).expect("the scratch has room");
+        }
         let source = folder.join("seed/content");
-        std::fs::write(&source, &content).expect("the scratch has room");
         let options = CreateOptions {
             piece_length: Some(PIECE_BYTES),
             forms: pair.forms,
@@ -124,6 +147,7 @@ impl<'a> Swarm<'a> {
                 Way::WebSeed | Way::Told => Vec::new(),
             },
             web_seeds: match pair.way {
+                Way::WebSeed if pair.is_tree => vec![format!("http://{}:8080", address(&nodes[0]))],
                 Way::WebSeed => vec![format!("http://{}:8080/content", address(&nodes[0]))],
                 Way::HttpTracker | Way::UdpTracker | Way::Magnet | Way::Told => Vec::new(),
             },
@@ -138,7 +162,7 @@ impl<'a> Swarm<'a> {
             pair,
             nodes,
             folder,
-            content,
+            contents,
             torrent,
         }
     }
@@ -184,8 +208,11 @@ impl<'a> Swarm<'a> {
 
     /// What is wrong, with what both said.
     pub(super) fn failure(&self) -> Option<String> {
-        let got = std::fs::read(self.folder.join("fetch/content"));
-        let is_same = got.is_ok_and(|got| got == self.content);
+        let is_there = |(name, bytes): &(&str, Vec<u8>)| {
+            let got = std::fs::read(self.folder.join("fetch").join(name));
+            got.is_ok_and(|got| got == *bytes)
+        };
+        let is_same = self.contents.iter().all(is_there);
         if self.is_done() && is_same {
             return None;
         }
