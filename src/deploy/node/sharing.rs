@@ -25,11 +25,15 @@ use crate::image::verify::PieceHashes;
 use crate::swarm::torrent::{Command, Event, Stats};
 
 /// Memory for pieces.
-const MEMORY_BYTES: usize = 32 << 20;
+const MEMORY_BYTES: usize = 16 << 20;
 /// The shortest time between two requests for peers, whatever the head says.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The time between two words to peers that the head does not tell of.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
+/// Half of the first pause between the last questions to a head of few nodes.
+const LAST_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The interval that a head of few nodes asks for.
+const INTERVAL_SMALL: Duration = Duration::from_secs(5);
 /// The time between two attempts at a head that does not answer.
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 /// How often a node that seeds on looks whether it need.
@@ -132,9 +136,12 @@ impl Sharing {
             .unwrap_or_else(|broken| broken.into_inner())
     }
 
-    /// Whether a peer that is connected lacks pieces.
-    fn is_lacked(&self) -> bool {
-        self.stats().is_none_or(|stats| stats.peers_lacking > 0)
+    /// Whether a peer that is connected lacks pieces; while it `is_early`, whether one may.
+    fn is_lacked(&self, is_early: bool) -> bool {
+        let stats = self.stats();
+        stats.map_or(is_early, |stats| {
+            stats.peers_lacking > 0 || (is_early && stats.peers > 0)
+        })
     }
 
     /// Looks for peers without the head, from now on.
@@ -254,6 +261,7 @@ fn seed_on(mut sharing: Sharing, mut client: Client, place: &Place, until: &Rece
     };
     let mut ask_at = Instant::now();
     let mut others = Others::Unknown;
+    let mut last_pause = LAST_PAUSE_MIN;
     let mut end: Option<(Instant, Instant)> = None;
     loop {
         if Instant::now() >= ask_at {
@@ -266,8 +274,18 @@ fn seed_on(mut sharing: Sharing, mut client: Client, place: &Place, until: &Rece
                     } else {
                         Others::Lacking
                     };
-                    let pause = Duration::from_secs(reply.interval_s);
-                    if end.is_some() { pause / 5 } else { pause }
+                    let usual = Duration::from_secs(reply.interval_s);
+                    if end.is_none() {
+                        usual
+                    } else {
+                        // Few nodes are mostly complete at about the same time.
+                        last_pause = (last_pause * 2).min(usual / 5);
+                        if usual > INTERVAL_SMALL {
+                            usual / 5
+                        } else {
+                            last_pause
+                        }
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "The head does not hear that this node seeds");
@@ -276,7 +294,7 @@ fn seed_on(mut sharing: Sharing, mut client: Client, place: &Place, until: &Rece
                     ABSENT_PAUSE
                 }
             };
-            ask_at = Instant::now() + pause.max(INTERVAL_MIN);
+            ask_at = Instant::now() + pause;
         }
         let Some((until, settled)) = end else {
             match until.recv_timeout(LOOK_PERIOD) {
@@ -293,12 +311,12 @@ fn seed_on(mut sharing: Sharing, mut client: Client, place: &Place, until: &Rece
         let is_needed = match others {
             Others::Complete => false,
             Others::Lacking => true,
-            Others::Unknown => now < settled || sharing.is_lacked(),
+            Others::Unknown => sharing.is_lacked(now < settled),
         };
         if !is_needed || now >= until {
             break;
         }
-        std::thread::sleep(LOOK_PERIOD);
+        std::thread::sleep(LAST_PAUSE_MIN);
     }
     // The head may be gone; then nobody need know.
     drop(ask(&mut client, Swarming::Leaving, sharing.port()));

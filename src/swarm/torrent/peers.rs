@@ -433,6 +433,8 @@ impl<V: Verify> Torrent<V> {
             peer: peer.address,
             why,
         });
+        // Without peers nothing else would make it look again.
+        self.count_peers();
         // What it was asked for is to be had from others.
         self.all_dirty();
         self.note_end();

@@ -107,9 +107,9 @@ pub(super) fn fetch(work: &Work<'_>, have: Bitmap, sink: &mut dyn Sink) -> Resul
     let ended = job.run(&facts, sink);
     job.progress();
     job.note_silence();
+    // The loop drains no facts any more: without a reader no thread is held up.
+    drop(facts);
     if let Some(listening) = job.listening.take() {
-        // The loop drains no facts any more: without a reader the thread is never held up.
-        drop(facts);
         job.fetched.leaving = Some(listening.farewell());
     }
     match ended {
