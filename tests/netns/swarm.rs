@@ -65,7 +65,12 @@ fn who_gets_no_multicast_gets_everything_from_the_swarm() {
             "{}",
             receipt.said
         );
-        assert!(receipt.warns_of("no multicast reaches"), "{}", receipt.said);
+        // Which it says depends on whether it took the 2 s after which silence has a cause.
+        let said = &receipt.said;
+        assert!(
+            said.contains("no multicast reaches") || said.contains("nothing was heard of"),
+            "{said}"
+        );
         for receiver in others {
             let receipt = receiver.succeeds();
             assert!(
