@@ -1,34 +1,36 @@
-//! Cast and seed of one bundle leave the head by one cable: whether the seed serves, now.
+//! Cast and seed of one bundle leave the head by one cable: which of them has it first, now.
 //!
 //! ```text
-//!   Alone --something arrives--> Held --loss keeps the cast slow--> Trying --much more--> Both
+//!   Alone --something arrives--> Held --loss keeps the cast slow--> Trying --much more--> Leading
 //!     ^                           ^                                   |                     |
 //!     '--nothing arrives          '-------------no gain---------------+---------------------'
 //! ```
 //!
-//! (From `Alone`, once the cast was there before, it goes to `Both` if the seed brings much more.)
-//! While the cast reaches anybody, the seed would only take from it: who lacks something has it
-//! from other nodes. But where a network lets little pass as multicast (storm control, wireless),
-//! both together bring much more; that cannot be known without trying.
+//! While the cast reaches anybody well, the seed would only take from it: who lacks something has
+//! it from other nodes. But where a network lets little pass as multicast (storm control, wireless),
+//! the seed brings much more: it leads, and the cast goes at its lowest rate. That cannot be known
+//! without trying. Meanwhile the cast goes on with what has arrived of it, and does not give way: so
+//! the seed has the rest of the cable, next to nothing if the cast fills it.
 
 use std::time::Duration;
 
 use crate::base::Time;
+use crate::multicast::sender::Beside;
 
 /// A cast brings something if so much arrives, in bytes per second.
 const ARRIVING_MIN: f64 = 16_384.0;
 /// Nothing must arrive for this long before the seed serves.
 const SILENCE: Duration = Duration::from_secs(2);
-/// The first time before the seed is tried beside the cast; it doubles after each that was in vain.
-const TRY_AFTER: Duration = Duration::from_secs(3);
+/// The time between a trial in vain and the next; it doubles after each.
+const TRY_AGAIN: Duration = Duration::from_secs(4);
 /// The longest.
-const TRY_AFTER_MAX: Duration = Duration::from_secs(60);
+const TRY_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// How long it is tried.
-const TRY_TIME: Duration = Duration::from_secs(2);
+const TRY_TIME: Duration = Duration::from_millis(900);
 /// It is not tried for a cast that will be over sooner than this.
 const LEFT_MIN: f64 = 6.0;
-/// How much more than by the cast alone must come for both to go on.
-const GAIN_MIN: f64 = 1.3;
+/// The seed leads if it brings so many times as much as the cast alone did.
+const GAIN_MIN: f64 = 2.0;
 
 /// How both do.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,7 @@ pub(crate) struct Balance {
     state: State,
     /// When the cast brought something last, if ever.
     heard_at: Option<Time>,
-    try_after: Duration,
+    try_again: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,7 +59,7 @@ enum State {
     Alone,
     Held { try_at: Time },
     Trying { until: Time, before: f64 },
-    Both { before: f64 },
+    Leading { before: f64 },
 }
 
 impl Balance {
@@ -66,61 +68,64 @@ impl Balance {
         Self {
             state: State::Alone,
             heard_at: None,
-            try_after: TRY_AFTER,
+            try_again: TRY_AGAIN,
         }
     }
 
     /// Says whether the seed serves.
     pub(crate) fn decide(&mut self, sample: &Sample, now: Time) -> bool {
         let is_arriving = sample.cast >= ARRIVING_MIN;
-        let is_first = self.heard_at.is_none();
         if is_arriving {
             self.heard_at = Some(now);
         }
         let is_silent = self.heard_at.is_none_or(|at| now.since(at) >= SILENCE);
-        let both = sample.cast + sample.seed;
+        let is_long = sample.left > sample.cast * LEFT_MIN;
+        let is_worth_trying = sample.is_lowered && is_long;
+        let trying = State::Trying {
+            until: now + TRY_TIME,
+            before: sample.cast,
+        };
         self.state = match self.state {
-            State::Alone if is_arriving && !is_first && both >= sample.cast * GAIN_MIN => {
-                State::Both {
-                    before: sample.cast,
-                }
-            }
-            State::Alone if is_arriving => self.hold(now),
+            State::Alone if is_arriving && is_worth_trying => trying,
+            State::Alone if is_arriving => State::Held { try_at: now },
             State::Alone => State::Alone,
+            State::Leading { before } if sample.seed >= before * GAIN_MIN => self.state,
             _ if is_silent => {
-                self.try_after = TRY_AFTER;
+                self.try_again = TRY_AGAIN;
                 State::Alone
             }
-            State::Held { try_at } => {
-                let is_long = sample.left > sample.cast * LEFT_MIN;
-                if now >= try_at && sample.is_lowered && is_long {
-                    State::Trying {
-                        until: now + TRY_TIME,
-                        before: sample.cast,
-                    }
-                } else {
-                    self.state
-                }
+            State::Held { try_at } if now >= try_at && is_worth_trying => trying,
+            State::Held { .. } => self.state,
+            State::Trying { until, .. } if now < until => self.state,
+            State::Trying { before, .. } if sample.seed >= before * GAIN_MIN => {
+                State::Leading { before }
             }
-            State::Trying { until, before } if now >= until => {
-                if both >= before * GAIN_MIN {
-                    State::Both { before }
-                } else {
-                    self.try_after = (self.try_after * 2).min(TRY_AFTER_MAX);
-                    self.hold(now)
-                }
+            State::Trying { .. } | State::Leading { .. } => {
+                let try_at = now + self.try_again;
+                self.try_again = (self.try_again * 2).min(TRY_AGAIN_MAX);
+                State::Held { try_at }
             }
-            State::Both { before } if both < before * GAIN_MIN => self.hold(now),
-            State::Trying { .. } | State::Both { .. } => self.state,
         };
         !matches!(self.state, State::Held { .. })
     }
 
-    fn hold(&self, now: Time) -> State {
-        State::Held {
-            try_at: now + self.try_after,
+    /// What the seed means for the cast.
+    pub(crate) fn beside(&self) -> Beside {
+        match self.state {
+            State::Alone | State::Held { .. } => Beside::Nothing,
+            State::Trying { before, .. } => Beside::Trial(as_rate(before)),
+            State::Leading { .. } => Beside::Better,
         }
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates are positive and far below 2^63"
+)]
+const fn as_rate(rate: f64) -> u64 {
+    rate as u64
 }
 
 #[cfg(test)]
@@ -139,10 +144,9 @@ mod tests {
         let mut balance = Balance::new();
         let (mut served, mut came, mut serves) = (0.0, 0.0, true);
         for step in 0..300 {
-            let cast = if serves {
-                multicast.min(25.0 * MB / 2.0)
-            } else {
-                multicast
+            let cast = match balance.beside() {
+                Beside::Nothing | Beside::Trial(_) => multicast,
+                Beside::Better => multicast.min(MB),
             };
             let seed = if serves { 25.0 * MB - cast } else { 0.0 };
             came += (cast + seed) / 10.0;
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn where_little_passes_as_multicast_both_go() {
+    fn where_little_passes_as_multicast_the_seed_leads() {
         let (served, came) = run(2.5 * MB, true);
         assert!(served > 0.85, "{served}");
         assert!(came > 0.85 * 30.0 * 25.0 * MB, "{came}");

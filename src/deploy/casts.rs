@@ -21,7 +21,7 @@ use crate::base::{EpochId, NodeId};
 use crate::engine::{Arena, Driver, Interface, Mailbox, Setup, Socket, mailbox};
 use crate::fec::RaptorQ;
 use crate::multicast::limits::{PIECES_UNDER_WAY_MAX, WINDOW_BYTES_DEFAULT};
-use crate::multicast::sender::{Command, Event};
+use crate::multicast::sender::{Beside, Command, Event};
 use crate::multicast::{Aes128Gcm, Secret, Sender, SenderConfig, Session};
 
 /// Bundles that are cast at a time; further ones go by HTTP.
@@ -206,6 +206,14 @@ impl Casts {
         let running = self.running();
         let cast = running.get(&(name.to_owned(), serial))?;
         (!cast.thread.is_finished()).then(|| lock(&cast.shared).pulse)
+    }
+
+    /// Tells the cast of a bundle what goes beside it.
+    pub(crate) fn beside(&self, name: &str, serial: u64, beside: Beside) {
+        if let Some(cast) = self.running().get(&(name.to_owned(), serial)) {
+            // A thread that is gone has no rate.
+            drop(cast.mailbox.send(Command::Beside(beside)));
+        }
     }
 
     /// What runs.

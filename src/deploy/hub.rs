@@ -303,10 +303,12 @@ impl Hub {
     /// Ends what nobody needs any more, and shares the cable between the rest.
     pub(crate) fn tidy_up(&self) {
         self.seeds.tidy_up();
-        self.seeds.balance(|name, serial| {
+        let pulse = |name: &str, serial| {
             let pulse = self.casts.pulse(name, serial)?;
             self.is_content(name, serial).then_some(pulse)
-        });
+        };
+        let beside = |name: &str, serial, beside| self.casts.beside(name, serial, beside);
+        self.seeds.balance(pulse, beside);
     }
 
     /// Whether multicast serves any node of a bundle well, by what nodes say.

@@ -19,6 +19,7 @@ use super::swarm::run::RunSwarm;
 use crate::base::event::Events;
 use crate::base::{Bitmap, Time};
 use crate::image::verify::PieceHashes;
+use crate::multicast::sender::Beside;
 use crate::swarm::torrent::{Command, Config, Event, Stats};
 
 /// Seeds at a time.
@@ -26,7 +27,7 @@ const SEEDS_MAX: usize = 16;
 /// Memory for the pieces of one.
 const MEMORY_BYTES: usize = 64 << 20;
 /// How often a seed is looked at: as often as it tells how it does.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// How long a seed stays after a node was heard last.
 const LINGER: Duration = Duration::from_secs(300);
 
@@ -145,11 +146,20 @@ impl Seeds {
     }
 
     /// Lets seeds serve or not, as the casts beside them do that serve anybody well.
-    pub(crate) fn balance(&self, pulse: impl Fn(&str, u64) -> Option<Pulse>) {
+    pub(crate) fn balance(
+        &self,
+        pulse: impl Fn(&str, u64) -> Option<Pulse>,
+        tell_cast: impl Fn(&str, u64, Beside),
+    ) {
         let now = self.now();
         for ((name, serial), seed) in self.running().iter_mut() {
             if now.since(seed.told.1) >= LOOK_PERIOD {
+                let before = seed.balance.beside();
                 seed.balance(pulse(name, *serial), now);
+                let beside = seed.balance.beside();
+                if beside != before {
+                    tell_cast(name, *serial, beside);
+                }
             }
         }
     }

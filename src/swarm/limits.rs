@@ -50,6 +50,6 @@ pub const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Pieces of several peers that turned out wrong and whose culprit is looked for.
 pub const SUSPECTS_MAX: usize = 16;
 /// How often progress is told.
-pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
+pub const STATS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long somebody may lack pieces and get none before a seed shows it more.
 pub const STARVED_PATIENCE: Duration = Duration::from_secs(5);

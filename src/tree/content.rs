@@ -118,8 +118,8 @@ pub fn forget_cache(file: &File) {
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
-/// Has the disk begin to write `len` bytes of a file from `offset` on, without waiting for them: else
-/// the kernel keeps them in memory for half a minute, and the sync at the end takes the longer.
+/// Has the disk begin to write `len` bytes of a file from `offset` on, without waiting for them:
+/// else the kernel keeps them in memory for half a minute, and the sync at the end takes longer.
 /// What is on the disk already leaves the cache.
 pub fn begin_write_back(file: &File, offset: u64, len: u64) {
     // Only advice: where it is not taken, the sync brings all to the disk.

@@ -10,8 +10,22 @@ use crate::machine::DiskError;
 pub enum Command {
     /// Sets the administrator's cap, in bytes of datagrams per second; `None` lifts it.
     RateMax(Option<u64>),
+    /// Sets who has the cable first.
+    Beside(Beside),
     /// Ends the session: a few farewells, then [`Event::Stopped`].
     Stop,
+}
+
+/// What else goes by the cable, and what that means for the rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing: the rate follows the loss.
+    #[default]
+    Nothing,
+    /// Something is tried: the rate is this, in bytes of datagrams per second, whatever is lost.
+    Trial(u64),
+    /// Something that brings much more: the rate is the lowest.
+    Better,
 }
 
 /// What a sender tells the job.

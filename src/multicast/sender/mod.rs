@@ -25,7 +25,7 @@ mod members;
 mod pace;
 mod rounds;
 
-pub use event::{Command, Event, Gone, Lag, NodeProgress, Progress};
+pub use event::{Beside, Command, Event, Gone, Lag, NodeProgress, Progress};
 
 use super::GROUP;
 use super::keys::{Aes128Gcm, Cipher, Key, Secret, TAG_SIZE};
@@ -509,6 +509,7 @@ impl<C: Code, X: Cipher, V: Verify> Machine for Sender<C, X, V> {
             Input::Disk(done) => self.on_disk(done),
             Input::Timeout | Input::Stream(_) => {}
             Input::Command(Command::RateMax(rate)) => self.pace.set_rate_max(rate),
+            Input::Command(Command::Beside(beside)) => self.pace.set_beside(beside, now),
             Input::Command(Command::Stop) => {
                 if !matches!(self.phase, Phase::Ending(_) | Phase::Stopped) {
                     self.phase = Phase::Ending(FAREWELLS);
@@ -572,4 +573,4 @@ fn millis(duration: Duration) -> u16 {
 }
 
 /// The interval of [`Event::Progress`].
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use super::event::Beside;
 use crate::base::Time;
 use crate::multicast::limits::{PACE_SLACK, RATE_BYTES_PER_S_MIN, TICK};
 
@@ -18,6 +19,7 @@ pub(super) struct Pace {
     rate_max: Option<u64>,
     /// The rate that the sender has set itself.
     adapted: Option<u64>,
+    beside: Beside,
     /// When the next burst may go.
     next_at: Time,
     bytes_sent: u64,
@@ -46,6 +48,7 @@ impl Pace {
         Self {
             rate_max,
             adapted: None,
+            beside: Beside::Nothing,
             next_at: Time::ZERO,
             bytes_sent: 0,
             bytes_told: 0,
@@ -59,6 +62,17 @@ impl Pace {
 
     pub(super) const fn set_rate_max(&mut self, rate_max: Option<u64>) {
         self.rate_max = rate_max;
+    }
+
+    /// Sets what goes beside. After a trial the rate is what it was before, and what was lost in it
+    /// does not lower it.
+    pub(super) fn set_beside(&mut self, beside: Beside, now: Time) {
+        let before = std::mem::replace(&mut self.beside, beside);
+        if let (Beside::Trial(rate), Beside::Nothing) = (before, beside) {
+            self.adapted = Some(rate.max(RATE_BYTES_PER_S_MIN));
+            self.before = None;
+            self.patience_until = now + TRIAL_FORGOTTEN;
+        }
     }
 
     pub(super) const fn bytes_sent(&self) -> u64 {
@@ -113,7 +127,7 @@ impl Pace {
         self.told_at = now;
         self.measured += 0.3 * (bytes / elapsed.as_secs_f64() - self.measured);
         let is_high = loss > self.baseline + LOSS_HIGH || drop_share > DROP_SHARE_HIGH;
-        if now < self.patience_until {
+        if self.beside != Beside::Nothing || now < self.patience_until {
             return false;
         }
         if is_high {
@@ -169,7 +183,12 @@ impl Pace {
     }
 
     fn rate(&self) -> Option<u64> {
-        match (self.rate_max, self.adapted) {
+        let adapted = match self.beside {
+            Beside::Better => Some(RATE_BESIDE_BETTER),
+            Beside::Trial(rate) => Some(rate.max(RATE_BESIDE_BETTER)),
+            Beside::Nothing => self.adapted,
+        };
+        match (self.rate_max, adapted) {
             (Some(cap), Some(adapted)) => Some(cap.min(adapted)),
             (cap, adapted) => cap.or(adapted),
         }
@@ -209,6 +228,11 @@ fn as_rate(rate: f64) -> u64 {
     (rate as u64).max(RATE_BYTES_PER_S_MIN)
 }
 
+/// The rate in bytes per second beside what brings much more: so much that nobody takes the group
+/// for silent.
+const RATE_BESIDE_BETTER: u64 = 256 << 10;
+/// Receivers tell of what was lost in a trial for so long after it.
+const TRIAL_FORGOTTEN: Duration = Duration::from_secs(1);
 /// A paced burst lasts at most so many milliseconds.
 const BURST_MS_MAX: u64 = 2;
 /// Loss above the baseline at which the rate is lowered.
@@ -257,6 +281,21 @@ mod tests {
                 "{rate}: a loss of {loss} does not slow for long"
             );
         }
+    }
+
+    #[test]
+    fn a_trial_beside_costs_no_rate_and_what_is_better_goes_first() {
+        let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
+        pace.set_beside(Beside::Trial(20_000_000), now);
+        tick_for(&mut pace, &mut now, 20, |_| 0.5);
+        assert_eq!(pace.rate(), Some(20_000_000));
+        pace.set_beside(Beside::Nothing, now);
+        tick_for(&mut pace, &mut now, 9, |_| 0.5);
+        assert_eq!(pace.rate(), Some(20_000_000), "what was lost in the trial");
+        tick_for(&mut pace, &mut now, 9, |_| 0.5);
+        assert!(pace.rate() < Some(20_000_000), "what is lost after it");
+        pace.set_beside(Beside::Better, now);
+        assert_eq!(pace.rate(), Some(RATE_BESIDE_BETTER));
     }
 
     #[test]

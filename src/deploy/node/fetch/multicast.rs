@@ -71,6 +71,7 @@ impl Job<'_> {
             Heard::Alive => {
                 (self.is_silent, self.regroups) = (false, 0);
                 self.fallback.alive();
+                self.swarm.multicast_is_heard(now);
             }
             Heard::Demoted => self.fallback.demoted(),
             Heard::Stats(stats) => {

@@ -31,9 +31,15 @@ const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 /// What multicast has passed for this long it will not repair soon.
 const REPAIR_PATIENCE: Duration = Duration::from_secs(1);
 /// The time over which the rates of multicast and swarm are compared.
-const RATE_WINDOW: Duration = Duration::from_secs(3);
+const RATE_WINDOW: Duration = Duration::from_secs(2);
+/// They are known after this time.
+const RATE_KNOWN: Duration = Duration::from_millis(500);
 /// What multicast brings only after so many times as long may come from others.
 const FAR_WINDOWS: u32 = 3;
+/// The swarm outruns multicast if of late it brought at least so many pieces,
+const OUTRUN_MIN: usize = 8;
+/// and so many times as many.
+const OUTRUN_TIMES: usize = 4;
 /// Pieces that may be under way beside the newest that came.
 const INTERLEAVED: u32 = 8;
 const _: () = assert!(INTERLEAVED as usize >= 2 * INTERLEAVE);
@@ -71,7 +77,7 @@ struct Passed {
     news: VecDeque<(Time, u32)>,
     newest: u32,
     position: u32,
-    /// When pieces came by multicast of late, and when the first did.
+    /// When pieces came by multicast of late, and when the first of it was heard.
     came: VecDeque<Time>,
     began: Option<Time>,
     /// When pieces came by the swarm of late, and how many did in the best such time.
@@ -87,7 +93,7 @@ impl Passed {
                 came.pop_front();
             }
         }
-        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_WINDOW);
+        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_KNOWN);
         let by_multicast = self.came.len();
         if !is_known {
             return None;
@@ -107,6 +113,11 @@ impl Passed {
         Some(far.next_multiple_of(INTERLEAVED))
     }
 
+    /// Whether the swarm brings so much more that multicast is not waited for; `far` keeps the counts.
+    fn is_outrun(&self) -> bool {
+        self.came_by_swarm.len() >= OUTRUN_MIN.max(OUTRUN_TIMES * self.came.len())
+    }
+
     fn sender_is_at(&mut self, position: u32) {
         if position < self.position {
             // It goes round.
@@ -118,7 +129,6 @@ impl Passed {
     }
 
     fn brought(&mut self, piece: PieceIndex, now: Time) {
-        self.began.get_or_insert(now);
         self.came.push_back(now);
         if piece.get() > self.newest {
             self.newest = piece.get();
@@ -184,6 +194,11 @@ impl Swarm {
     /// Where multicast is now, of which this node hears once a second.
     pub(super) fn multicast_is_at(&mut self, position: u32) {
         self.passed.sender_is_at(position);
+    }
+
+    /// The first of a multicast was heard, or the first after a silence.
+    pub(super) fn multicast_is_heard(&mut self, now: Time) {
+        self.passed.began.get_or_insert(now);
     }
 
     /// Multicast has brought a piece.
@@ -337,6 +352,7 @@ impl Job<'_> {
         let far = self.swarm.passed.far(now).unwrap_or(count);
         let is_hopeful = self.cause.is_none()
             && (self.listening.is_some() || self.joining)
+            && !self.swarm.passed.is_outrun()
             && !self.fallback.is_unheard(now);
         let wish = Wish {
             before: if is_hopeful { passed } else { count },
