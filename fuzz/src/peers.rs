@@ -32,6 +32,7 @@ pub fn peer_wire(data: &[u8]) {
         peer_id: [2; 20],
         fast: true,
         extended: true,
+        upgrade: false,
     };
     let stream = [&hello.emit()[..], stream].concat();
     let in_runs = parts(&stream, usize::from(size).max(1));

@@ -53,3 +53,16 @@ pub const SUSPECTS_MAX: usize = 16;
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long somebody may lack pieces and get none before a seed shows it more.
 pub const STARVED_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Requests for leaves that one peer may have waiting here; more are refused.
+pub const LEAF_ORDERS_MAX: usize = 4;
+/// The least time between two pieces that are hashed for one peer.
+pub const LEAVES_INTERVAL: Duration = Duration::from_millis(250);
+/// Wrong pieces that are kept while the hashes of their blocks are asked for.
+pub const DISPUTES_MAX: usize = 8;
+/// How many peers are asked for the leaves of one wrong piece.
+pub const DISPUTE_PEERS_MAX: usize = 3;
+/// How long a peer has to send leaves, or to refuse.
+pub const LEAVES_PATIENCE: Duration = Duration::from_secs(4);
+/// How long piece layers are asked for where a torrent can do without them.
+pub const LAYERS_PATIENCE: Duration = Duration::from_secs(3);

@@ -255,12 +255,12 @@ impl Client {
                 }
             }
             Event::PieceWrong { piece, peers } if peers > 1 => self.options.events.warn(format!(
-                "{piece} of {peers} peers was wrong: it is fetched again from one"
+                "{piece} of {peers} peers was wrong: what is wrong of it is fetched again"
             )),
             Event::DiskFailed { piece, error } => return self.disk_failed(piece, error),
             Event::Left {
                 peer,
-                why: why @ Why::SentWrong(_),
+                why: why @ (Why::SentWrong(_) | Why::WrongHashes(_)),
             } => {
                 self.peers_banned += 1;
                 self.options.events.warn(format!("{peer}: {why}"));
@@ -354,7 +354,7 @@ fn bytes_missing(torrent: &Metainfo, have: &Bitmap) -> u64 {
 }
 
 /// What the machine is given, but for the pieces that are here.
-fn config(torrent: &Metainfo, cut: Cut, options: &Options) -> Result<Config> {
+fn config(torrent: &Arc<Metainfo>, cut: Cut, options: &Options) -> Result<Config> {
     let names = torrent.info().names();
     Ok(Config {
         names: names.iter().map(|name| name.wire()).collect(),
@@ -367,6 +367,7 @@ fn config(torrent: &Metainfo, cut: Cut, options: &Options) -> Result<Config> {
         seed: u64::from_be_bytes(crate::deploy::random()?),
         listen_port: None,
         info: Some(torrent.info().bytes().clone()),
+        metainfo: Some(Arc::clone(torrent)),
         is_private: torrent.info().is_private(),
         blocks_max: 0,
         up_max: options.up_max,

@@ -1,4 +1,4 @@
-//! From a magnet link to a torrent: the info dictionary comes from peers.
+//! From a magnet link to a torrent: the info dictionary and piece layers come from peers.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -75,7 +75,12 @@ pub(super) fn find(
     let watch = watch(sources, &mailbox, is_done, until, options)?;
     let mut found = None;
     let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;
+    let events = options.events.clone();
     let ended = driver.run(&mut scout, &commands, |event| {
+        if let Event::WrongHashes(peer) = event {
+            events.warn(format!("{peer}: It sent wrong hashes and is banned"));
+            return ControlFlow::Continue(());
+        }
         found = Some(event);
         ControlFlow::Break(())
     });
@@ -85,16 +90,19 @@ pub(super) fn find(
     }
     ended.or_kind(Kind::Network)?;
     match found {
-        Some(Event::Found(info)) => {
+        Some(Event::Found(torrent)) => {
             let near = std::mem::take(&mut *lock(&near)).into_iter().collect();
-            Ok((Metainfo::from_info(*info), near))
+            Ok((*torrent, near))
         }
         Some(Event::Useless(error)) => Err(Error::new(Kind::Usage, error)),
-        None if options.interrupt.get().is_some() => Err(Error::text(Kind::Interrupted, "Stopped")),
-        None => Err(
-            Error::text(Kind::Network, "No peer has what the link describes")
-                .hint("name one that has: --peer ADDRESS:PORT"),
-        ),
+        Some(Event::WrongHashes(_)) | None if options.interrupt.get().is_some() => {
+            Err(Error::text(Kind::Interrupted, "Stopped"))
+        }
+        Some(Event::WrongHashes(_)) | None => Err(Error::text(
+            Kind::Network,
+            "No peer has what the link describes",
+        )
+        .hint("name one that has: --peer ADDRESS:PORT")),
     }
 }
 

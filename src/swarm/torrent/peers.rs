@@ -96,6 +96,7 @@ impl<V: Verify> Torrent<V> {
             peer_id: self.peer_id,
             fast: true,
             extended: true,
+            upgrade: self.v2_name().is_some_and(|name| name != self.names[0]),
         };
         handshake.emit().to_vec()
     }
@@ -166,6 +167,10 @@ impl<V: Verify> Torrent<V> {
                     self.dirty.insert(id);
                 }
             }
+            Err(why @ Why::WrongHashes(_)) => {
+                let address = self.peers.get(&id).map(|peer| peer.address);
+                address.into_iter().for_each(|it| self.ban(it, why, now));
+            }
             Err(why) => self.leave(id, why, now),
         }
     }
@@ -205,7 +210,13 @@ impl<V: Verify> Torrent<V> {
             }
             self.leave(twin, Why::Twice, now);
         }
-        let reply = id.is_incoming().then(|| self.handshake(theirs.info_hash));
+        let v2_name = self.v2_name();
+        let name = if id.is_incoming() && theirs.upgrade {
+            v2_name.unwrap_or(theirs.info_hash)
+        } else {
+            theirs.info_hash
+        };
+        let reply = id.is_incoming().then(|| self.handshake(name));
         let Some(peer) = self.peers.get_mut(&id) else {
             return Ok(());
         };
@@ -215,6 +226,7 @@ impl<V: Verify> Torrent<V> {
         peer.phase = PeerPhase::Ready;
         peer.name = theirs.peer_id;
         peer.knows_fast = theirs.fast;
+        peer.is_v2 = v2_name == Some(name);
         (peer.moved_at, peer.brought_at) = (now, now);
         let (address, name) = (peer.address, peer.name);
         self.show_what_is_here(id);
@@ -261,6 +273,9 @@ impl<V: Verify> Torrent<V> {
             Message::Cancel(range) => peer.orders.retain(|order| *order != range),
             Message::Reject(range) => self.on_reject(id, range),
             Message::Extended(number, payload) => self.on_extended(id, number, payload, now)?,
+            Message::HashRequest(range) => self.on_hash_request(id, range),
+            Message::Hashes(range, hashes) => self.on_hashes(id, range, hashes, now)?,
+            Message::HashReject(range) => self.on_hash_reject(id, range, now),
             Message::KeepAlive
             | Message::HaveNone
             | Message::Port(_)
@@ -378,8 +393,8 @@ impl<V: Verify> Torrent<V> {
         Ok(())
     }
 
-    /// Shuns whoever sent wrong bytes.
-    pub(super) fn ban(&mut self, peer: SocketAddr, piece: PieceIndex, now: Time) {
+    /// Shuns whoever sent wrong bytes or hashes.
+    pub(super) fn ban(&mut self, peer: SocketAddr, why: Why, now: Time) {
         self.addresses.ban(peer.ip());
         let of_host = self
             .peers
@@ -387,7 +402,7 @@ impl<V: Verify> Torrent<V> {
             .filter(|(_, other)| other.address.ip() == peer.ip());
         let ids: Vec<StreamId> = of_host.map(|(&id, _)| id).collect();
         for id in ids {
-            self.leave(id, Why::SentWrong(piece), now);
+            self.leave(id, why, now);
         }
     }
 
@@ -411,6 +426,7 @@ impl<V: Verify> Torrent<V> {
             self.fetches.abandon(id, range);
         }
         self.fetches.disown(id);
+        self.disputes.gone(id);
         for index in peer.theirs.iter() {
             let piece = PieceIndex::new(u32::try_from(index).unwrap_or(u32::MAX));
             self.picker.remove_holder(piece);

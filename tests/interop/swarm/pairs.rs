@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flashover::base::event::Events;
 use flashover::capture::torrent::{CreateOptions, Forms, Magnet, create, save};
-use flashover::swarm::Metainfo;
+use flashover::swarm::{InfoHashes, Metainfo};
 
 use super::peers::{Peer, Tracker, address, web_server};
 use crate::netns::lab::{HEAD, Lab, Process, noise, until};
@@ -43,6 +43,8 @@ pub(super) enum Way {
     UdpTracker,
     /// By a magnet link that names an HTTP tracker.
     Magnet,
+    /// By a magnet link that has the v2 name and nothing else; the leecher is told of the seeder.
+    V2Magnet,
     /// By a torrent that names a web server, without peers.
     WebSeed,
     /// By a torrent without trackers; the leecher is told of the seeder.
@@ -102,7 +104,7 @@ pub(super) fn pass(lab: &Lab, pairs: &[Pair]) {
 
 impl Pair {
     fn is_tracked(&self) -> bool {
-        ![Way::WebSeed, Way::Told].contains(&self.way)
+        ![Way::WebSeed, Way::Told, Way::V2Magnet].contains(&self.way)
     }
 }
 
@@ -144,15 +146,17 @@ impl<'a> Swarm<'a> {
             trackers: match pair.way {
                 Way::HttpTracker | Way::Magnet => vec![format!("http://{HEAD}:6969/announce")],
                 Way::UdpTracker => vec![format!("udp://{HEAD}:6969/announce")],
-                Way::WebSeed | Way::Told => Vec::new(),
+                Way::WebSeed | Way::Told | Way::V2Magnet => Vec::new(),
             },
             web_seeds: match pair.way {
                 Way::WebSeed if pair.is_tree => vec![format!("http://{}:8080", address(&nodes[0]))],
                 Way::WebSeed => vec![format!("http://{}:8080/content", address(&nodes[0]))],
-                Way::HttpTracker | Way::UdpTracker | Way::Magnet | Way::Told => Vec::new(),
+                Way::HttpTracker | Way::UdpTracker | Way::Magnet | Way::V2Magnet | Way::Told => {
+                    Vec::new()
+                }
             },
             // libtorrent gives nobody the metadata of a private torrent.
-            public: pair.way == Way::Magnet,
+            public: [Way::Magnet, Way::V2Magnet].contains(&pair.way),
             ..CreateOptions::default()
         };
         let torrent = create(&source, &options, 1, &Events::ignore()).expect("it can be made");
@@ -181,10 +185,11 @@ impl<'a> Swarm<'a> {
         let [seeder, node] = &self.nodes;
         let torrent = match self.pair.way {
             Way::Magnet => PathBuf::from(Magnet::of(&self.torrent).to_string()),
+            Way::V2Magnet => PathBuf::from(v2_magnet(&self.torrent).to_string()),
             Way::HttpTracker | Way::UdpTracker | Way::WebSeed | Way::Told => self.torrent_file(),
         };
         let mut peer = Peer::new(self.pair.leecher, node);
-        if self.pair.way == Way::Told {
+        if [Way::Told, Way::V2Magnet].contains(&self.pair.way) {
             peer = peer.told_of(seeder);
         }
         for other in others {
@@ -223,6 +228,18 @@ impl<'a> Swarm<'a> {
             end_of(&self.folder.join("seed.log")),
             end_of(&self.leecher_log())
         ))
+    }
+}
+
+/// A link with the v2 name alone.
+fn v2_magnet(torrent: &Metainfo) -> Magnet {
+    let v2 = torrent.info().names().v2();
+    Magnet {
+        names: InfoHashes::new(None, v2).expect("it is a v2 torrent"),
+        name: None,
+        trackers: Vec::new(),
+        web_seeds: Vec::new(),
+        peers: Vec::new(),
     }
 }
 
