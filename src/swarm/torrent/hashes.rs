@@ -51,7 +51,7 @@ impl<V: Verify> Torrent<V> {
         let Some(&(piece, range)) = peer.leaf_orders.front() else {
             return;
         };
-        if now < peer.leaves_at {
+        if now < peer.leaves_at || peer.waiting_bytes() >= AHEAD_BYTES_MAX {
             return;
         }
         let found = if self.have.get(piece.as_usize()) {
