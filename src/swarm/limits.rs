@@ -8,6 +8,8 @@ pub const BLOCK_BYTES: u32 = 16 << 10;
 pub const PIECE_BYTES_MAX: u32 = 64 << 20;
 /// How many peers a client goes to by itself.
 pub const DIALLED_MAX: usize = 8;
+/// How many peers that the user named a client goes to when it lacks nothing.
+pub const NAMED_MAX: usize = 64;
 /// How many peers it has at a time, whoever began.
 pub const PEERS_MAX: usize = 200;
 /// How many addresses of peers it remembers.

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::addresses::Addresses;
+use super::addresses::{Addresses, Who};
 use super::hash::Sha256;
 use super::infohash::{InfoHash, InfoHashes};
 use super::layer_fetch::{self, LayerFetch};
@@ -292,7 +292,7 @@ impl Scout {
             return;
         }
         while self.peers.len() < DIALLED_MAX
-            && let Some(to) = self.addresses.take(now)
+            && let Some(to) = self.addresses.take(Who::Anybody, now)
         {
             let id = StreamId::outgoing(self.dialled);
             self.dialled += 1;
@@ -412,7 +412,8 @@ impl Machine for Scout {
             Stage::Over => return None,
         };
         let tick_at = Some(self.tick_at).filter(|_| !self.peers.is_empty());
-        let dial_at = Some(self.addresses.due_at()).filter(|_| self.peers.len() < DIALLED_MAX);
+        let dial_at = Some(self.addresses.due_at(Who::Anybody));
+        let dial_at = dial_at.filter(|_| self.peers.len() < DIALLED_MAX);
         let times = [tick_at, dial_at, fetch_at];
         let at = times.into_iter().flatten().min();
         at.filter(|&at| at != Time::NEVER)

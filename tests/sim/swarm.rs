@@ -1,5 +1,6 @@
 //! Swarms of the real torrent machine: how close they come to the bound, and what faults cost.
 
+mod named;
 mod v2;
 
 use std::cell::RefCell;

@@ -97,8 +97,14 @@ impl Client {
                 Member::start_spread(start(torrent, config, listener, files, options), tell)?
             }
         };
-        // It has just begun and takes what it is told.
-        member.tell(Command::Peers(options.peers.clone()));
+        // It has just begun and takes what it is told. Who fetches need not call again when it has
+        // everything: who lacks something comes.
+        let peers = options.peers.clone();
+        member.tell(if have.is_full() {
+            Command::Named(peers)
+        } else {
+            Command::Peers(peers)
+        });
         let sources = sources(torrent, peer_id, &member, options)?;
         let missing = bytes_missing(torrent, &have);
         let web = web(torrent, content, &have, options)?;
@@ -415,19 +421,20 @@ fn sources(
     options: &Options,
 ) -> Result<Sources> {
     let names = torrent.info().names();
-    let identity = Identity {
-        info_hash: names.first().wire(),
+    let key = u32::from_be_bytes(crate::deploy::random()?);
+    let identities = names.iter().map(|name| Identity {
+        info_hash: name.wire(),
         peer_id,
         port: member.listens_on().port(),
-        key: u32::from_be_bytes(crate::deploy::random()?),
-    };
+        key,
+    });
     let mailbox = member.mailbox().clone();
     let found = move |peers| {
         // At the end nobody listens any more.
         drop(mailbox.send(Command::Peers(peers)));
     };
     let trackers = options.trackers_of(torrent);
-    let mut sources = Sources::start(&trackers, identity, options, found.clone())?;
+    let mut sources = Sources::start(&trackers, identities.collect(), options, found.clone())?;
     if options.lsd.unwrap_or(!torrent.info().is_private()) {
         let names = names.iter().map(|name| name.wire());
         sources.discover(names, member.listens_on(), found);

@@ -55,6 +55,8 @@ pub struct Config {
 pub enum Command {
     /// Peers are there.
     Peers(Vec<SocketAddr>),
+    /// Peers are there that the user named: they are gone to even if nothing is lacking here.
+    Named(Vec<SocketAddr>),
     /// Pieces were verified and stored by other means. Peers hear of them within a [`TICK`].
     ///
     /// [`TICK`]: crate::swarm::limits::TICK

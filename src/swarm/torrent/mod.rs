@@ -200,9 +200,12 @@ impl<V: Verify> Torrent<V> {
     fn on_command(&mut self, command: Command, now: Time) {
         match command {
             Command::Peers(peers) => {
-                for peer in peers {
-                    self.addresses.add(peer);
-                }
+                peers.into_iter().for_each(|it| self.addresses.add(it));
+            }
+            Command::Named(peers) => {
+                peers
+                    .into_iter()
+                    .for_each(|it| self.addresses.add_named(it));
             }
             Command::Have(pieces) => {
                 for piece in pieces {

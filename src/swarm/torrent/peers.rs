@@ -6,9 +6,10 @@ use super::{Event, Phase, Torrent, Why};
 use crate::base::{Bitmap, PieceIndex, Time};
 use crate::image::verify::Verify;
 use crate::machine::{Output, StreamId, StreamInput, StreamOp};
+use crate::swarm::addresses::Who;
 use crate::swarm::hash::sha256;
 use crate::swarm::limits::{
-    ASKED_PATIENCE, DIALLED_MAX, GREETING_PATIENCE, KEEP_ALIVE, PEERS_MAX, SILENCE_MAX,
+    ASKED_PATIENCE, DIALLED_MAX, GREETING_PATIENCE, KEEP_ALIVE, NAMED_MAX, PEERS_MAX, SILENCE_MAX,
     SNUB_PATIENCE, STARVED_PATIENCE,
 };
 use crate::swarm::peer::{Peer, Phase as PeerPhase};
@@ -29,8 +30,8 @@ impl<V: Verify> Torrent<V> {
 
     /// Opens connections while too few peers are there.
     pub(super) fn dial(&mut self, now: Time) {
-        while self.wants_more_peers()
-            && let Some(to) = self.addresses.take(now)
+        while let Some(who) = self.wants_more_peers()
+            && let Some(to) = self.addresses.take(who, now)
         {
             if self.has_peer_at(to) {
                 self.addresses.rest(to, now);
@@ -55,17 +56,21 @@ impl<V: Verify> Torrent<V> {
     }
 
     pub(super) fn dial_at(&self) -> Time {
-        if self.wants_more_peers() {
-            self.addresses.due_at()
-        } else {
-            Time::NEVER
-        }
+        let who = self.wants_more_peers();
+        who.map_or(Time::NEVER, |who| self.addresses.due_at(who))
     }
 
-    /// Who lacks nothing waits for others to come.
-    fn wants_more_peers(&self) -> bool {
+    /// Who lacks nothing waits for others to come, and goes only to those whom the user named: else
+    /// both would call, and the end of one of two connections hides what was shown by it.
+    fn wants_more_peers(&self) -> Option<Who> {
         let dialled = self.peers.keys().filter(|id| !id.is_incoming());
-        !self.is_complete() && dialled.count() < DIALLED_MAX && self.peers.len() < PEERS_MAX
+        let (who, dialled_max) = if self.is_complete() {
+            (Who::Named, NAMED_MAX)
+        } else {
+            (Who::Anybody, DIALLED_MAX)
+        };
+        let has_place = dialled.count() < dialled_max && self.peers.len() < PEERS_MAX;
+        has_place.then_some(who)
     }
 
     fn accepted(&mut self, id: StreamId, from: SocketAddr, now: Time) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flashover::base::event::Events;
 use flashover::capture::torrent::{CreateOptions, Forms, Magnet, create, save};
-use flashover::swarm::{InfoHashes, Metainfo};
+use flashover::swarm::{InfoHash, InfoHashes, Metainfo};
 
 use super::peers::{Peer, Tracker, address, web_server};
 use crate::netns::lab::{HEAD, Lab, Process, noise, until};
@@ -43,7 +43,7 @@ pub(super) enum Way {
     UdpTracker,
     /// By a magnet link that names an HTTP tracker.
     Magnet,
-    /// By a magnet link that has the v2 name and nothing else; the leecher is told of the seeder.
+    /// By a magnet link that has the v2 name alone, and names an HTTP tracker.
     V2Magnet,
     /// By a torrent that names a web server, without peers.
     WebSeed,
@@ -85,7 +85,7 @@ pub(super) fn pass(lab: &Lab, pairs: &[Pair]) {
     let seeders: Vec<Process> = all.iter().map(Swarm::seed).collect();
     let announced = until(LIMIT, || {
         let mut tracked = all.iter().filter(|swarm| swarm.pair.is_tracked());
-        let known = |swarm: &Swarm<'_>| tracker.seeds(&swarm.torrent) > 0;
+        let known = |swarm: &Swarm<'_>| tracker.seeds(&swarm.names_asked()) > 0;
         tracked.all(known).then_some(())
     });
     let leechers: Vec<Process> = all.iter().map(|swarm| swarm.fetch(&[])).collect();
@@ -104,7 +104,7 @@ pub(super) fn pass(lab: &Lab, pairs: &[Pair]) {
 
 impl Pair {
     fn is_tracked(&self) -> bool {
-        ![Way::WebSeed, Way::Told, Way::V2Magnet].contains(&self.way)
+        ![Way::WebSeed, Way::Told].contains(&self.way)
     }
 }
 
@@ -144,9 +144,11 @@ impl<'a> Swarm<'a> {
             piece_length: Some(PIECE_BYTES),
             forms: pair.forms,
             trackers: match pair.way {
-                Way::HttpTracker | Way::Magnet => vec![format!("http://{HEAD}:6969/announce")],
+                Way::HttpTracker | Way::Magnet | Way::V2Magnet => {
+                    vec![format!("http://{HEAD}:6969/announce")]
+                }
                 Way::UdpTracker => vec![format!("udp://{HEAD}:6969/announce")],
-                Way::WebSeed | Way::Told | Way::V2Magnet => Vec::new(),
+                Way::WebSeed | Way::Told => Vec::new(),
             },
             web_seeds: match pair.way {
                 Way::WebSeed if pair.is_tree => vec![format!("http://{}:8080", address(&nodes[0]))],
@@ -189,13 +191,25 @@ impl<'a> Swarm<'a> {
             Way::HttpTracker | Way::UdpTracker | Way::WebSeed | Way::Told => self.torrent_file(),
         };
         let mut peer = Peer::new(self.pair.leecher, node);
-        if [Way::Told, Way::V2Magnet].contains(&self.pair.way) {
+        if self.pair.way == Way::Told {
             peer = peer.told_of(seeder);
         }
         for other in others {
             peer = peer.told_of(other);
         }
         peer.fetch(self.lab, &torrent, &self.folder.join("fetch"))
+    }
+
+    /// The names by which the leecher asks the tracker.
+    fn names_asked(&self) -> Vec<[u8; 20]> {
+        let names = self.torrent.info().names();
+        let is_asked =
+            |name: &InfoHash| self.pair.way != Way::V2Magnet || matches!(name, InfoHash::V2(_));
+        names
+            .iter()
+            .filter(is_asked)
+            .map(|name| name.wire())
+            .collect()
     }
 
     pub(super) fn torrent_file(&self) -> PathBuf {
@@ -236,10 +250,7 @@ fn v2_magnet(torrent: &Metainfo) -> Magnet {
     let v2 = torrent.info().names().v2();
     Magnet {
         names: InfoHashes::new(None, v2).expect("it is a v2 torrent"),
-        name: None,
-        trackers: Vec::new(),
-        web_seeds: Vec::new(),
-        peers: Vec::new(),
+        ..Magnet::of(torrent)
     }
 }
 
