@@ -114,6 +114,11 @@ impl PieceStore {
         &self.file
     }
 
+    /// What lies where in it.
+    pub(crate) const fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -17,7 +17,7 @@ use super::plan::bytes_of;
 use super::{Error, Options, Refusal, Result, Sink};
 use crate::base::event::{Event, Events};
 use crate::image::{EntryKind, Extent, Hash, Kind, Manifest};
-use crate::tree::{Change, Content, Difference};
+use crate::tree::{self, Change, Content, Difference};
 
 /// A device or plain file that becomes the image.
 pub(super) struct DeviceSink {
@@ -125,6 +125,7 @@ impl Sink for DeviceSink {
             self.file
                 .write_all_at(bytes_of(*extent, content), extent.file_offset)
                 .map_err(|error| self.error("write", error))?;
+            tree::begin_write_back(&self.file, extent.file_offset, u64::from(extent.len));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +116,14 @@ impl Content<'_> {
 pub fn forget_cache(file: &File) {
     // Only advice: where it is not taken, the cache answers.
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+}
+
+/// Has the disk begin to write `len` bytes of a file from `offset` on, without waiting for them: else
+/// the kernel keeps them in memory for half a minute, and the sync at the end takes the longer.
+/// What is on the disk already leaves the cache.
+pub fn begin_write_back(file: &File, offset: u64, len: u64) {
+    // Only advice: where it is not taken, the sync brings all to the disk.
+    let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(len), Advice::DontNeed);
 }
 
 /// Long enough runs for the disk to read ahead.

@@ -20,7 +20,7 @@ mod write;
 mod xattr;
 
 pub use compare::{Change, Difference, Side, compare};
-pub use content::{Content, forget_cache};
+pub use content::{Content, begin_write_back, forget_cache};
 pub use dirs::{Directories, Lineage, path_of};
 pub use error::{Error, ErrorKind, Result, show};
 pub use ranges::data_ranges;

@@ -22,9 +22,12 @@ use crate::deploy::net;
 use crate::deploy::store::PieceStore;
 use crate::image::hash::piece_value;
 use crate::image::{Kind as BundleKind, Manifest};
+use crate::tree::begin_write_back;
 
 /// How often what changed on disk is fetched again.
 pub(super) const REPAIRS_MAX: u32 = 2;
+/// Pieces that wait to be asked to the disk.
+const TO_DISK_MAX: usize = 64;
 /// How many places are told.
 const PLACES_TOLD_MAX: usize = 8;
 
@@ -106,7 +109,8 @@ fn fetch_and_prove(
     counters: &Arc<Counters>,
     started: Instant,
 ) -> Result<(Fetched, Proof)> {
-    let (mut fetched, mut received) = run(config, joined, store, have, counters, Nothing)?;
+    let (mut fetched, mut received) =
+        run(config, joined, store, have, counters, ToDisk::start(store)?)?;
     let mut repairs_left = REPAIRS_MAX;
     loop {
         let verifying = Instant::now();
@@ -141,7 +145,7 @@ fn fetch_and_prove(
             .want
             .events
             .warn(format!("{what}; what is wrong is fetched again"));
-        let (again, more) = run(config, joined, store, have, counters, Nothing)?;
+        let (again, more) = run(config, joined, store, have, counters, ToDisk::start(store)?)?;
         fetched.follow(again);
         received += more;
     }
@@ -259,11 +263,32 @@ trait Finish {
     fn finish(self) -> Result;
 }
 
-/// The store itself is all that is wanted.
-struct Nothing;
+/// The store itself is what is wanted: pieces are on their way to the disk while others come.
+///
+/// A thread asks for it, since a disk that is behind holds up whoever asks.
+struct ToDisk {
+    pieces: Sender<PieceIndex>,
+}
 
-impl Sink for Nothing {
-    fn ready(&mut self, _piece: PieceIndex) -> Result {
+impl ToDisk {
+    fn start(store: &PieceStore) -> Result<Self> {
+        let (geometry, file) = (store.geometry(), Arc::clone(store.file()));
+        let (pieces, come) = crossbeam::channel::bounded::<PieceIndex>(TO_DISK_MAX);
+        let work = move || {
+            for piece in come {
+                begin_write_back(&file, geometry.offset(piece), geometry.len(piece) as u64);
+            }
+        };
+        let thread = std::thread::Builder::new().name("to-disk".to_owned());
+        thread.spawn(work).or_kind(Kind::Internal)?;
+        Ok(Self { pieces })
+    }
+}
+
+impl Sink for ToDisk {
+    fn ready(&mut self, piece: PieceIndex) -> Result {
+        // Where the disk is that far behind it has enough to do.
+        let _full = self.pieces.try_send(piece);
         Ok(())
     }
 
@@ -272,7 +297,7 @@ impl Sink for Nothing {
     }
 }
 
-impl Finish for Nothing {
+impl Finish for ToDisk {
     fn finish(self) -> Result {
         Ok(())
     }
