@@ -12,6 +12,7 @@ use flashover::swarm::metadata_fetch::{Heard, MetadataFetch};
 use flashover::swarm::seal::{Seal, SealError, SwarmSecret};
 use flashover::swarm::wire::extension::{self, EXTENDED_BYTES_MAX, ExtendedHandshake, Extension};
 use flashover::swarm::wire::framer::{Frame, Framer};
+use flashover::swarm::wire::hashes::LAYERS_MAX;
 use flashover::swarm::wire::metadata::{MetadataMessage, MetadataServer};
 use flashover::swarm::wire::pex::{PEX_BYTES_MAX, PEX_PEERS_MAX, Pex, can_be_tried};
 use flashover::swarm::wire::{BLOCK_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Message};
@@ -32,6 +33,7 @@ pub fn peer_wire(data: &[u8]) {
         peer_id: [2; 20],
         fast: true,
         extended: true,
+        upgrade: false,
     };
     let stream = [&hello.emit()[..], stream].concat();
     let in_runs = parts(&stream, usize::from(size).max(1));
@@ -67,6 +69,12 @@ fn parts(stream: &[u8], size: usize) -> (Vec<String>, bool) {
                     }
                 }
                 Frame::Message(message) => {
+                    if let Message::Hashes(range, hashes) = message {
+                        let top = range
+                            .top(hashes)
+                            .expect("they are as many as they should be");
+                        assert!(top.layer <= 2 * LAYERS_MAX + 1);
+                    }
                     message.emit(&mut written);
                     let again = Message::parse(&written[4..]).expect("what is written is read");
                     assert!(again == message || matches!(message, Message::Unknown(_)));

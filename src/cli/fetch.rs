@@ -15,8 +15,8 @@ use crate::deploy::torrent::{self, Fetch, Options, Report, Source};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The torrent, or a magnet link
-    #[arg(value_name = "FILE.torrent|MAGNET", value_parser = parse_source)]
+    /// The torrent, an http URL of one, or a magnet link
+    #[arg(value_name = "FILE.torrent|URL|MAGNET", value_parser = parse_source)]
     source: Source,
     /// The file or directory to write, or a directory that is there, to put it into
     #[arg(long, value_name = "PATH")]
@@ -139,10 +139,18 @@ pub(super) fn text(what: &str, report: &Report) -> String {
 }
 
 fn parse_source(text: &str) -> Result<Source, String> {
-    if text
-        .get(..7)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))
-    {
+    let begins = |scheme: &str| {
+        let head = text.get(..scheme.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+    };
+    if begins("http://") {
+        let url = text.parse().map_err(|error| format!("{error}"))?;
+        return Ok(Source::Url(Box::new(url)));
+    }
+    if begins("https://") {
+        return Err("https is not spoken: save the torrent by other means first".to_owned());
+    }
+    if begins("magnet:") {
         let link = text.parse().map_err(|error| format!("{error}"))?;
         return Ok(Source::Magnet(Box::new(link)));
     }

@@ -27,8 +27,25 @@ struct Known {
     /// A number that makes nodes prefer different peers.
     rank: u64,
     is_in_use: bool,
+    /// The user named it.
+    is_named: bool,
     failures: u32,
     next_at: Time,
+}
+
+/// Which addresses are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// All that are known.
+    Anybody,
+    /// Those that the user named.
+    Named,
+}
+
+impl Who {
+    const fn has(self, known: &Known) -> bool {
+        matches!(self, Self::Anybody) || known.is_named
+    }
 }
 
 impl Addresses {
@@ -67,14 +84,23 @@ impl Addresses {
         self.known.entry(address).or_insert(Known {
             rank,
             is_in_use: false,
+            is_named: false,
             failures: 0,
             next_at: Time::ZERO,
         });
     }
 
+    /// As [`Addresses::add`], of an address that the user named.
+    pub fn add_named(&mut self, address: SocketAddr) {
+        self.add(address);
+        if let Some(known) = self.known.get_mut(&address) {
+            known.is_named = true;
+        }
+    }
+
     /// Takes the next to connect to: who failed least first.
-    pub fn take(&mut self, now: Time) -> Option<SocketAddr> {
-        let due = |known: &Known| !known.is_in_use && now >= known.next_at;
+    pub fn take(&mut self, who: Who, now: Time) -> Option<SocketAddr> {
+        let due = |known: &Known| who.has(known) && !known.is_in_use && now >= known.next_at;
         let due = self.known.iter_mut().filter(|(_, known)| due(known));
         let (&address, known) = due.min_by_key(|(_, known)| (known.failures, known.rank))?;
         known.is_in_use = true;
@@ -83,8 +109,9 @@ impl Addresses {
 
     /// When [`Addresses::take`] may have somebody.
     #[must_use]
-    pub fn due_at(&self) -> Time {
-        let free = self.known.values().filter(|known| !known.is_in_use);
+    pub fn due_at(&self, who: Who) -> Time {
+        let all = self.known.values().filter(|known| who.has(known));
+        let free = all.filter(|known| !known.is_in_use);
         free.map(|known| known.next_at).min().unwrap_or(Time::NEVER)
     }
 
@@ -146,20 +173,23 @@ mod tests {
         let mut now = Time::ZERO;
         let mut waits = Vec::new();
         for _ in 0..8 {
-            assert_eq!(addresses.take(now), Some(address(1)));
+            assert_eq!(addresses.take(Who::Anybody, now), Some(address(1)));
             assert_eq!(
-                (addresses.take(now), addresses.due_at()),
+                (
+                    addresses.take(Who::Anybody, now),
+                    addresses.due_at(Who::Anybody)
+                ),
                 (None, Time::NEVER)
             );
             addresses.ended(address(1), false, now);
-            assert_eq!(addresses.take(now), None);
-            waits.push(addresses.due_at().since(now));
-            now = addresses.due_at();
+            assert_eq!(addresses.take(Who::Anybody, now), None);
+            waits.push(addresses.due_at(Who::Anybody).since(now));
+            now = addresses.due_at(Who::Anybody);
         }
         assert!(waits[5] > 4 * waits[0] && waits[7] <= RETRY_MAX * 5 / 4);
-        addresses.take(now);
+        addresses.take(Who::Anybody, now);
         addresses.ended(address(1), true, now);
-        assert!(addresses.due_at().since(now) <= RETRY_MIN * 5 / 4);
+        assert!(addresses.due_at(Who::Anybody).since(now) <= RETRY_MIN * 5 / 4);
     }
 
     #[test]
@@ -170,9 +200,22 @@ mod tests {
         addresses.learn_own(own);
         addresses.learn_own(address(7));
         (20..40).map(address).for_each(|peer| addresses.add(peer));
-        let taken: Vec<_> = std::iter::from_fn(|| addresses.take(Time::ZERO)).collect();
+        let taken: Vec<_> =
+            std::iter::from_fn(|| addresses.take(Who::Anybody, Time::ZERO)).collect();
         assert_eq!(taken.len(), 39);
         assert!(taken.is_sorted_by_key(|peer| std::cmp::Reverse(priority(own, *peer))));
+    }
+
+    #[test]
+    fn who_is_named_is_told_from_the_others() {
+        let mut addresses = Addresses::new(1);
+        addresses.add(address(1));
+        assert_eq!(addresses.due_at(Who::Named), Time::NEVER);
+        addresses.add(address(2));
+        addresses.add_named(address(2));
+        assert_eq!(addresses.take(Who::Named, Time::ZERO), Some(address(2)));
+        assert_eq!(addresses.take(Who::Named, Time::ZERO), None);
+        assert_eq!(addresses.take(Who::Anybody, Time::ZERO), Some(address(1)));
     }
 
     #[test]
@@ -182,6 +225,6 @@ mod tests {
         addresses.ban(address(1).ip());
         addresses.add(address(1));
         assert!(addresses.is_banned(address(1)));
-        assert_eq!(addresses.take(Time::ZERO), None);
+        assert_eq!(addresses.take(Who::Anybody, Time::ZERO), None);
     }
 }

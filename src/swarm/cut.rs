@@ -71,13 +71,7 @@ impl Cut {
     /// A block of a piece, by its number.
     #[must_use]
     pub fn block(self, piece: PieceIndex, number: usize) -> BlockRange {
-        let begin = u32::try_from(number).map_or(u32::MAX, |n| n.saturating_mul(BLOCK_BYTES));
-        let left = self.len(piece).saturating_sub(begin);
-        BlockRange {
-            piece,
-            begin,
-            len: left.min(BLOCK_BYTES),
-        }
+        block_of(piece, self.len(piece), number)
     }
 
     /// Whether a range that somebody asks for lies in a piece, and is no longer than may be asked.
@@ -85,6 +79,18 @@ impl Cut {
     pub fn holds(self, range: BlockRange) -> bool {
         let end = u64::from(range.begin) + u64::from(range.len);
         (1..=BLOCK_BYTES_MAX).contains(&range.len) && end <= u64::from(self.len(range.piece))
+    }
+}
+
+/// A block, by its number, of a piece of which `len` bytes are sent.
+#[must_use]
+pub fn block_of(piece: PieceIndex, len: u32, number: usize) -> BlockRange {
+    let begin = u32::try_from(number).map_or(u32::MAX, |n| n.saturating_mul(BLOCK_BYTES));
+    let left = len.saturating_sub(begin);
+    BlockRange {
+        piece,
+        begin,
+        len: left.min(BLOCK_BYTES),
     }
 }
 

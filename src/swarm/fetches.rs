@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cut::Cut;
+use super::cut::{Cut, block_of};
 use super::limits::{BLOCK_BYTES, SECOND_ASK_AFTER};
 use super::wire::BlockRange;
 use crate::base::{Bitmap, Block, PieceIndex, Time};
@@ -31,6 +31,8 @@ pub struct Fetches {
 #[derive(Debug)]
 struct Fetch {
     memory: Block,
+    /// How many bytes of it peers send; behind them are zeros.
+    len: u32,
     slots: Vec<Slot>,
     /// Blocks that nobody is asked for.
     free: usize,
@@ -57,6 +59,12 @@ enum State {
 }
 
 impl Slot {
+    const MISSING: Self = Self {
+        state: State::Missing,
+        askers: 0,
+        asked_at: Time::ZERO,
+    };
+
     fn is_free(&self) -> bool {
         self.askers == 0 && self.state == State::Missing
     }
@@ -112,21 +120,27 @@ impl Fetches {
         self.pieces.len()
     }
 
-    /// Begins a piece, for its owner to bring; with `is_alone` nobody else is asked.
-    pub fn begin(&mut self, piece: PieceIndex, memory: Block, owner: StreamId, is_alone: bool) {
-        let count = self.cut.block_count(piece);
+    /// Begins a piece of which peers send `len` bytes, for its owner to bring; with `is_alone`
+    /// nobody else is asked.
+    pub fn begin(
+        &mut self,
+        piece: PieceIndex,
+        len: u32,
+        mut memory: Block,
+        owner: StreamId,
+        is_alone: bool,
+    ) {
+        let whole = self.cut.len(piece);
         assert!(
-            memory.len() >= self.cut.len(piece) as usize,
+            memory.len() >= whole as usize && (1..=whole).contains(&len),
             "it holds a piece"
         );
-        let slot = Slot {
-            state: State::Missing,
-            askers: 0,
-            asked_at: Time::ZERO,
-        };
+        memory[len as usize..whole as usize].fill(0);
+        let count = len.div_ceil(BLOCK_BYTES) as usize;
         let fetch = Fetch {
             memory,
-            slots: vec![slot; count],
+            len,
+            slots: vec![Slot::MISSING; count],
             free: count,
             left: count,
             owner: Some(owner),
@@ -134,6 +148,33 @@ impl Fetches {
         };
         let before = self.pieces.insert(piece, fetch);
         assert!(before.is_none(), "a piece is begun once");
+    }
+
+    /// Takes up again a piece that was finished, of whose blocks these are right; at least one is
+    /// not. Whoever has it may be asked.
+    pub fn resume(&mut self, piece: PieceIndex, len: u32, whole: Whole, is_right: &[bool]) {
+        let sources = whole.sources.iter().zip(is_right);
+        let slot = |(&source, &is_right): (&StreamId, &bool)| match is_right {
+            true => Slot {
+                state: State::Here(source),
+                ..Slot::MISSING
+            },
+            false => Slot::MISSING,
+        };
+        let slots: Vec<Slot> = sources.map(slot).collect();
+        let left = slots.iter().filter(|slot| slot.is_free()).count();
+        assert!(left > 0, "a block of it is wrong");
+        let fetch = Fetch {
+            memory: whole.memory,
+            len,
+            slots,
+            free: left,
+            left,
+            owner: None,
+            is_alone: false,
+        };
+        let before = self.pieces.insert(piece, fetch);
+        assert!(before.is_none(), "a piece is fetched once at a time");
     }
 
     /// Takes the next block to ask the owner of a piece for.
@@ -173,7 +214,7 @@ impl Fetches {
             // From the end: the other begins at the front.
             if let Some(number) = fetch.slots.iter().rposition(is_late) {
                 fetch.slots[number].askers += 1;
-                return Some(self.cut.block(piece, number));
+                return Some(block_of(piece, fetch.len, number));
             }
         }
         None
@@ -188,7 +229,7 @@ impl Fetches {
         fetch.free -= 1;
         fetch.slots[number].askers = 1;
         fetch.slots[number].asked_at = now;
-        Some(self.cut.block(piece, number))
+        Some(block_of(piece, fetch.len, number))
     }
 
     /// A request waits at a peer no more: it was served, refused, taken back, or the peer is gone.
@@ -225,7 +266,6 @@ impl Fetches {
 
     /// Takes bytes of a block for which `peer` has a request.
     pub fn take(&mut self, peer: StreamId, part: BlockRange, bytes: &[u8]) -> Taken {
-        let cut = self.cut;
         let Some((fetch, number)) = self.slot(part) else {
             return Taken::Useless;
         };
@@ -249,7 +289,7 @@ impl Fetches {
         };
         place.copy_from_slice(bytes);
         *filled += part.len;
-        if at + part.len < cut.block(part.piece, number).len {
+        if at + part.len < block_of(part.piece, fetch.len, number).len {
             return Taken::Part;
         }
         fetch.slots[number].state = State::Here(peer);
@@ -283,8 +323,8 @@ impl Fetches {
 
     fn slot(&mut self, range: BlockRange) -> Option<(&mut Fetch, usize)> {
         let number = (range.begin / BLOCK_BYTES) as usize;
-        let block = self.cut.block(range.piece, number);
         let fetch = self.pieces.get_mut(&range.piece)?;
+        let block = block_of(range.piece, fetch.len, number);
         let end = u64::from(range.begin % BLOCK_BYTES) + u64::from(range.len);
         let is_inside = number < fetch.slots.len() && end <= u64::from(block.len);
         is_inside.then_some((fetch, number))
@@ -308,7 +348,7 @@ mod tests {
     fn fetches() -> Fetches {
         let mut fetches = Fetches::new(Cut::new(65_536 + 50_000, 65_536).unwrap());
         let memory = PlainBlocks::new(65_536, 1).take().unwrap();
-        fetches.begin(PIECE, memory, peer(0), false);
+        fetches.begin(PIECE, 50_000, memory, peer(0), false);
         fetches
     }
 
@@ -385,6 +425,41 @@ mod tests {
             bring(&mut fetches, peer(1), first),
             Taken::Block { askers: 1 }
         );
+    }
+
+    #[test]
+    fn what_is_right_of_a_wrong_piece_is_kept() {
+        let mut fetches = fetches();
+        while let Some(range) = fetches.ask_own(peer(0), NOW) {
+            bring(&mut fetches, peer(0), range);
+        }
+        let whole = fetches.finish(PIECE).unwrap();
+        fetches.resume(PIECE, 50_000, whole, &[true, false, true, true]);
+        let theirs = Bitmap::full(2);
+        assert_eq!(fetches.ask_own(peer(0), NOW), None);
+        let range = fetches.ask_left(peer(1), &theirs, NOW).unwrap();
+        assert_eq!((range.begin, range.len), (BLOCK_BYTES, BLOCK_BYTES));
+        assert_eq!(fetches.ask_left(peer(1), &theirs, NOW), None);
+        let taken = fetches.take(peer(1), range, &bytes_of(range));
+        assert_eq!(taken, Taken::Piece { askers: 1 });
+        let sources = [0, 1, 0, 0].map(peer);
+        assert_eq!(fetches.finish(PIECE).unwrap().sources, sources);
+    }
+
+    #[test]
+    fn padding_is_not_asked_for_and_zero() {
+        let mut fetches = Fetches::new(Cut::new(65_536 + 50_000, 65_536).unwrap());
+        let mut memory = PlainBlocks::new(65_536, 1).take().unwrap();
+        memory.fill(7);
+        let first = PieceIndex::new(0);
+        fetches.begin(first, 20_000, memory, peer(0), false);
+        while let Some(range) = fetches.ask_own(peer(0), NOW) {
+            assert!(range.begin + range.len <= 20_000, "{range:?}");
+            bring(&mut fetches, peer(0), range);
+        }
+        let whole = fetches.finish(first).unwrap();
+        assert_eq!(whole.sources.len(), 2);
+        assert!(whole.memory[20_000..].iter().all(|&byte| byte == 0));
     }
 
     #[test]

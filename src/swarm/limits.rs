@@ -8,6 +8,8 @@ pub const BLOCK_BYTES: u32 = 16 << 10;
 pub const PIECE_BYTES_MAX: u32 = 64 << 20;
 /// How many peers a client goes to by itself.
 pub const DIALLED_MAX: usize = 8;
+/// How many peers that the user named a client goes to when it lacks nothing.
+pub const NAMED_MAX: usize = 64;
 /// How many peers it has at a time, whoever began.
 pub const PEERS_MAX: usize = 200;
 /// How many addresses of peers it remembers.
@@ -53,3 +55,16 @@ pub const SUSPECTS_MAX: usize = 16;
 pub const STATS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long somebody may lack pieces and get none before a seed shows it more.
 pub const STARVED_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Requests for leaves that one peer may have waiting here; more are refused.
+pub const LEAF_ORDERS_MAX: usize = 4;
+/// The least time between two pieces that are hashed for one peer.
+pub const LEAVES_INTERVAL: Duration = Duration::from_millis(250);
+/// Wrong pieces that are kept while the hashes of their blocks are asked for.
+pub const DISPUTES_MAX: usize = 8;
+/// How many peers are asked for the leaves of one wrong piece.
+pub const DISPUTE_PEERS_MAX: usize = 3;
+/// How long a peer has to send leaves, or to refuse.
+pub const LEAVES_PATIENCE: Duration = Duration::from_secs(4);
+/// How long piece layers are asked for where a torrent can do without them.
+pub const LAYERS_PATIENCE: Duration = Duration::from_secs(3);

@@ -17,10 +17,11 @@ use super::limits::{ASKED_MAX, ASKED_MIN, BLOCK_BYTES, ROUND_TRIP_MS};
 use super::seal::Seal;
 use super::wire::extension::ExtensionIds;
 use super::wire::framer::Framer;
+use super::wire::hashes::HashRange;
 use super::wire::metadata::MetadataServer;
 use super::wire::pex::{PexReceiver, PexSender};
 use super::wire::{BlockRange, Message, block_header};
-use crate::base::{Bitmap, Time};
+use crate::base::{Bitmap, PieceIndex, Time};
 use crate::machine::StreamId;
 
 /// See the module.
@@ -31,6 +32,8 @@ pub struct Peer {
     /// What it calls itself.
     pub(super) name: [u8; 20],
     pub(super) knows_fast: bool,
+    /// Both go by the v2 name, so that hashes may be asked for (BEP 52).
+    pub(super) is_v2: bool,
     /// Its numbers of extensions.
     pub(super) ids: ExtensionIds,
     /// Where it listens, if it said so.
@@ -68,6 +71,10 @@ pub struct Peer {
     pub(super) wants_us: bool,
     /// What it asked for and is not given to the kernel's queue yet.
     pub(super) orders: VecDeque<BlockRange>,
+    /// Leaves of pieces that it asked for.
+    pub(super) leaf_orders: VecDeque<(PieceIndex, HashRange)>,
+    /// When a piece may be hashed for it again.
+    pub(super) leaves_at: Time,
     /// What it was shown, while pieces are shown one by one; otherwise everything is.
     pub(super) shown: Option<Bitmap>,
     /// When it was last given, or showed, anything new.
@@ -107,6 +114,7 @@ impl Peer {
             framer: Framer::default(),
             name: [0; 20],
             knows_fast: false,
+            is_v2: false,
             ids: ExtensionIds::default(),
             listen_port: None,
             metadata: MetadataServer::default(),
@@ -128,6 +136,8 @@ impl Peer {
             is_choked: true,
             wants_us: false,
             orders: VecDeque::new(),
+            leaf_orders: VecDeque::new(),
+            leaves_at: now,
             shown: None,
             moved_at: now,
             given: 0,
@@ -198,6 +208,11 @@ impl Peer {
     /// Bytes that the kernel has not taken yet.
     pub(super) const fn ahead_bytes(&self) -> u64 {
         self.given - self.gone
+    }
+
+    /// Bytes that wait here: those, and messages that are not given yet.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.ahead_bytes() + self.out.len() as u64
     }
 
     /// Says the hello of a sealed stream.
@@ -304,7 +319,6 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::PieceIndex;
 
     #[test]
     fn a_block_is_sent_when_the_kernel_has_its_last_byte() {

@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::process::{Running, flashover, run};
-use super::web::WebServer;
+use super::web::{WebServer, saying};
 
 fn at(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = flashover();
@@ -184,6 +184,89 @@ fn a_magnet_link_is_enough() {
         ],
     ));
     assert_eq!(nobody.code, Some(6), "{nobody:?}");
+}
+
+/// The v2 name alone is enough too, for one file and for a directory of several.
+#[test]
+fn a_magnet_link_of_version_2_is_enough() {
+    for forms in [&["--v2"][..], &[]] {
+        let (dir, _seed, address) = tree(forms);
+        let link = run(at(dir.path(), &["torrent", "magnet", "data.torrent"])).stdout;
+        let topic = link
+            .split(['?', '&'])
+            .find(|part| part.contains("urn:btmh:"));
+        let link = format!("magnet:?{}", topic.unwrap().trim());
+        let arguments = ["fetch", &link, "--into", "got", "--peer", &address];
+        let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s"];
+        let rest = [&rest[..], &["--deadline", "30s"]].concat();
+        let ended = run(at(dir.path(), &[&arguments[..], &rest].concat()));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let path = |name| dir.path().join(name);
+        assert_eq!(listing(&path("got")), listing(&path("data")), "{forms:?}");
+    }
+}
+
+#[test]
+fn a_torrent_is_fetched_from_a_web_server() {
+    let dir = content();
+    let (_seed, address) = seed(dir.path(), &[]);
+    let torrent = fs::read(dir.path().join("data.torrent")).unwrap();
+    let ok = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+        torrent.len()
+    );
+    let cut = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\nd8:",
+        torrent.len()
+    );
+    let moved = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n";
+    for (answer, code, word) in [
+        ([ok.as_bytes(), &torrent].concat(), 0, ""),
+        (cut.into_bytes(), 6, "cannot be fetched"),
+        (moved.into(), 6, "redirects are not followed"),
+        (b"HTTP/1.1 404 No\r\n\r\n".to_vec(), 6, "404"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nle".to_vec(),
+            2,
+            "no sound torrent",
+        ),
+    ] {
+        let url = format!("http://{}/data.torrent", saying(answer));
+        let arguments = ["fetch", &url, "--into", "got", "--peer", &address];
+        let rest = ["--listen", "127.0.0.1:0", "--seed-time", "0s"];
+        let rest = [&rest[..], &["--deadline", "30s"]].concat();
+        let ended = run(at(dir.path(), &[&arguments[..], &rest].concat()));
+        assert_eq!(ended.code, Some(code), "{word}: {ended:?}");
+        assert!(ended.stderr.contains(word), "{word}: {ended:?}");
+    }
+    let path = |name| dir.path().join(name);
+    assert_eq!(
+        fs::read(path("got")).unwrap(),
+        fs::read(path("data")).unwrap()
+    );
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let late = ["fetch", &url, "--into", "other", "--deadline", "1s"];
+    let ended = run(at(dir.path(), &late));
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(ended.stderr.contains("in time"), "{ended:?}");
+    let ended = run(at(dir.path(), &["fetch", "https://h/x", "--into", "other"]));
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+}
+
+/// A seed calls a peer that is named, which knows nobody.
+#[test]
+fn a_seed_calls_whom_the_user_names() {
+    let dir = content();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().to_string();
+    drop(free);
+    let (_seed, _) = seed(dir.path(), &["--peer", &port]);
+    let arguments = ["fetch", "data.torrent", "--into", "got", "--listen", &port];
+    let rest = ["--seed-time", "0s", "--deadline", "60s", "--json"];
+    let ended = run(at(dir.path(), &[&arguments[..], &rest].concat()));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json()["bytes_in"], 9_000_000);
 }
 
 /// Without any peer everything comes from the torrent's web seed.

@@ -40,6 +40,28 @@ impl WebServer {
     }
 }
 
+/// A server that gives every request the same answer; where it is.
+pub(crate) fn saying(answer: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has ports");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            // A client that goes away ends its connection.
+            say(&stream, &answer).ok();
+        }
+    });
+    address
+}
+
+fn say(mut stream: &TcpStream, answer: &[u8]) -> std::io::Result<()> {
+    for line in BufReader::new(stream).lines() {
+        if line?.is_empty() {
+            return stream.write_all(answer);
+        }
+    }
+    Ok(())
+}
+
 fn answer(stream: TcpStream, bytes: &[u8], count: &AtomicUsize) -> std::io::Result<()> {
     let mut sends = stream.try_clone()?;
     let mut range = None;

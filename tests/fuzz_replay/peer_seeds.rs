@@ -2,6 +2,7 @@
 
 use flashover::base::PieceIndex;
 use flashover::swarm::wire::extension::{ExtendedHandshake, Extension, ExtensionIds};
+use flashover::swarm::wire::hashes::HashRange;
 use flashover::swarm::wire::metadata::MetadataMessage;
 use flashover::swarm::wire::pex::{Pex, PexFlags};
 use flashover::swarm::wire::{BlockRange, Handshake, Message, block_header};
@@ -39,6 +40,7 @@ fn hello() -> Vec<u8> {
         peer_id: [2; 20],
         fast: true,
         extended: false,
+        upgrade: true,
     };
     handshake.emit().to_vec()
 }
@@ -48,6 +50,16 @@ fn range(len: u32) -> BlockRange {
         piece: PieceIndex::new(3),
         begin: 16_384,
         len,
+    }
+}
+
+fn hashes(length: u32) -> HashRange {
+    HashRange {
+        root: [4; 32],
+        base: 3,
+        index: 4,
+        length,
+        proof_layers: 2,
     }
 }
 
@@ -70,6 +82,9 @@ fn messages() -> Vec<u8> {
         Message::Reject(range(16_384)),
         Message::Port(6881),
         Message::KeepAlive,
+        Message::HashRequest(hashes(512)),
+        Message::Hashes(hashes(2), &[[5; 32]; 4]),
+        Message::HashReject(hashes(7)),
         Message::Unknown(99),
     ] {
         message.emit(&mut out);

@@ -1,5 +1,8 @@
 //! Swarms of the real torrent machine: how close they come to the bound, and what faults cost.
 
+mod named;
+mod v2;
+
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,13 +14,13 @@ use flashover::base::block::PlainBlocks;
 use flashover::base::{Bitmap, PieceIndex, Time};
 use flashover::image::verify::Verify;
 use flashover::machine::world::{Conditions, File, HostIndex, Socket, World};
-use flashover::swarm::InfoHashes;
 use flashover::swarm::cut::Cut;
 use flashover::swarm::hash::{sha1, sha256};
 use flashover::swarm::scout::{self, Scout};
 use flashover::swarm::seal::SwarmSecret;
 use flashover::swarm::torrent::{Command, Config, Event, Torrent, Why};
 use flashover::swarm::tracker::graph::Graph;
+use flashover::swarm::{InfoHashes, Metainfo};
 
 /// 50 Mbit/s.
 const RATE: u64 = 6_250_000;
@@ -70,6 +73,8 @@ struct Swarm {
     started: u64,
     /// What seals the streams of nodes that are started.
     secret: Option<SwarmSecret>,
+    /// The torrent, if it is one of version 2.
+    metainfo: Option<Arc<Metainfo>>,
 }
 
 fn address(number: usize) -> SocketAddr {
@@ -93,6 +98,7 @@ impl Swarm {
             graph: Graph::new([3; 32]),
             started: seed << 20,
             secret: None,
+            metainfo: None,
         }
     }
 
@@ -148,7 +154,7 @@ impl Swarm {
         let mut peer_id = [0; 20];
         peer_id[..8].copy_from_slice(&self.started.to_be_bytes());
         let config = Config {
-            names: vec![sha1(&info(self.original.cut))],
+            names: vec![self.name()],
             peer_id,
             cut: self.original.cut,
             have,
@@ -157,7 +163,8 @@ impl Swarm {
             nonces: sha256(&self.started.to_be_bytes()),
             seed: self.started,
             listen_port: Some(6881),
-            info: Some(info(self.original.cut)),
+            info: Some(self.info()),
+            metainfo: self.metainfo.clone(),
             is_private: false,
             blocks_max: BLOCKS,
             up_max: None,
@@ -203,6 +210,17 @@ impl Swarm {
         let right = std::mem::replace(&mut self.original, wrong);
         self.start(number, self.all(), false);
         self.original = right;
+    }
+
+    fn name(&self) -> [u8; 20] {
+        let metainfo = self.metainfo.as_ref();
+        let name = metainfo.map(|it| it.info().names().first().wire());
+        name.unwrap_or_else(|| sha1(&info(self.original.cut)))
+    }
+
+    fn info(&self) -> Bytes {
+        let metainfo = self.metainfo.as_ref();
+        metainfo.map_or_else(|| info(self.original.cut), |it| it.info().bytes().clone())
     }
 
     fn command(&mut self, number: usize, command: Command) {

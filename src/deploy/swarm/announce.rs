@@ -4,13 +4,15 @@
 //! never blocks its owner: what
 //! does not fit in the channel of peers is dropped, for the next answer has them again. When it is
 //! told to stop, or its owner is gone, it says goodbye to the tracker that knows of it and ends
-//! within [`FAREWELL_DEADLINE`]. One tracker is asked at a time, and each has a deadline.
+//! within [`FAREWELL_DEADLINE`]. One tracker is asked at a time, by IPv4 and IPv6 side by side, and
+//! each has a deadline.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::JoinSet;
 
 use super::plain;
 use crate::base::Time;
@@ -25,6 +27,8 @@ use crate::swarm::tracker::{Announcer, Error, Reply, TrackerUrl, http};
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 /// How long saying goodbye may take.
 pub const FAREWELL_DEADLINE: Duration = Duration::from_secs(3);
+/// How much longer than by one family of addresses a tracker may take to answer by the other.
+const FAMILY_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest answer by UDP: what fits in a datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
 
@@ -197,26 +201,89 @@ async fn sleep_until(moment: Option<tokio::time::Instant>) {
 }
 
 async fn answer_of(ask: Ask, transaction: u32) -> Result<Reply, Error> {
-    match ask.tracker.scheme() {
-        Scheme::Http => {
-            let answered = tokio::time::timeout(ANSWER_DEADLINE, by_http(&ask)).await;
-            let body = answered.map_err(|_| Error::Silent)?;
-            let body = body.map_err(|error| {
-                tracing::debug!(tracker = %ask.tracker, %error, "A tracker is not reached");
-                Error::Silent
-            })?;
-            Reply::parse(&body)
+    let found = tokio::time::timeout(ANSWER_DEADLINE, plain::addresses(&ask.tracker)).await;
+    let addresses = found.map_err(|_| Error::Silent)?;
+    let addresses = addresses.map_err(|error| unreached(&ask, &error))?;
+    at_addresses(&ask, addresses, transaction).await
+}
+
+/// Asks a tracker by IPv4 and IPv6 side by side, so that it tells of the peers of both: at the
+/// addresses of one family one after the other, until one answers. When one family has its answer,
+/// the other is not waited for much longer.
+///
+/// Source: BEP 7.
+async fn at_addresses(
+    ask: &Ask,
+    addresses: Vec<SocketAddr>,
+    transaction: u32,
+) -> Result<Reply, Error> {
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
+    let mut families = JoinSet::new();
+    for family in [v4, v6].into_iter().filter(|family| !family.is_empty()) {
+        families.spawn(by_family(ask.clone(), family, transaction));
+    }
+    let mut answer = Err(Error::Silent);
+    let mut patience = None;
+    loop {
+        let next = tokio::select! {
+            next = families.join_next() => next,
+            () = sleep_until(patience) => None,
+        };
+        let Some(next) = next else {
+            return answer;
+        };
+        // A task that panicked said nothing.
+        let next = next.unwrap_or(Err(Error::Silent));
+        answer = joined(answer, next);
+        if answer.is_ok() && patience.is_none() {
+            patience = Some(tokio::time::Instant::now() + FAMILY_PATIENCE);
         }
-        Scheme::Udp => by_udp(&ask, transaction).await,
     }
 }
 
-async fn by_http(ask: &Ask) -> anyhow::Result<Vec<u8>> {
+/// What a tracker says by two ways: peers of both, or the one refusal that says more.
+fn joined(one: Result<Reply, Error>, other: Result<Reply, Error>) -> Result<Reply, Error> {
+    match (one, other) {
+        (Ok(mut one), Ok(other)) => {
+            for peer in other.peers {
+                if !one.peers.contains(&peer) {
+                    one.peers.push(peer);
+                }
+            }
+            Ok(one)
+        }
+        (Ok(reply), Err(_)) | (Err(_), Ok(reply)) => Ok(reply),
+        (Err(Error::Silent), Err(error)) | (Err(error), Err(_)) => Err(error),
+    }
+}
+
+async fn by_family(ask: Ask, addresses: Vec<SocketAddr>, transaction: u32) -> Result<Reply, Error> {
+    let mut answer = Err(Error::Silent);
+    for address in addresses {
+        let next = match ask.tracker.scheme() {
+            Scheme::Http => by_http(&ask, address).await,
+            Scheme::Udp => by_udp(&ask, address, transaction).await,
+        };
+        answer = joined(answer, next);
+        if answer.is_ok() {
+            break;
+        }
+    }
+    answer
+}
+
+async fn by_http(ask: &Ask, address: SocketAddr) -> Result<Reply, Error> {
+    let answered = tokio::time::timeout(ANSWER_DEADLINE, http_body(ask, address)).await;
+    let body = answered.map_err(|_| Error::Silent)?;
+    Reply::parse(&body.map_err(|error| unreached(ask, &error))?)
+}
+
+async fn http_body(ask: &Ask, address: SocketAddr) -> anyhow::Result<Vec<u8>> {
     let url = &ask.tracker;
     let joint = if url.path().contains('?') { '&' } else { '?' };
     let query = http::query(&ask.announce, ask.tracker_id.as_deref());
     let target = format!("{}{joint}{query}", url.path());
-    let mut sender = plain::open(url).await?;
+    let mut sender = plain::open_at(address).await?;
     let response = plain::get(&mut sender, url, &target, None).await?;
     let status = response.status();
     let body = plain::collect(response, REPLY_BYTES_MAX).await?;
@@ -226,16 +293,13 @@ async fn by_http(ask: &Ask) -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
-async fn by_udp(ask: &Ask, transaction: u32) -> Result<Reply, Error> {
-    let silent = |error: std::io::Error| {
-        tracing::debug!(tracker = %ask.tracker, %error, "A tracker is not reached");
-        Error::Silent
-    };
-    let url = &ask.tracker;
-    let mut addresses = tokio::net::lookup_host((url.host(), url.port()))
-        .await
-        .map_err(silent)?;
-    let address = addresses.next().ok_or(Error::Silent)?;
+fn unreached(ask: &Ask, error: &impl std::fmt::Display) -> Error {
+    tracing::debug!(tracker = %ask.tracker, %error, "A tracker is not reached");
+    Error::Silent
+}
+
+async fn by_udp(ask: &Ask, address: SocketAddr, transaction: u32) -> Result<Reply, Error> {
+    let silent = |error: std::io::Error| unreached(ask, &error);
     let any = crate::engine::net::any_address(address.ip(), 0);
     let socket = UdpSocket::bind(any).await.map_err(silent)?;
     // So only the tracker's own datagrams come, and a closed port is heard of.

@@ -16,6 +16,6 @@ pub mod webseed;
 
 pub(crate) mod files;
 pub(crate) mod member;
-mod plain;
+pub(crate) mod plain;
 pub(crate) mod run;
 mod spread;

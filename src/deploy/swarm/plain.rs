@@ -1,6 +1,7 @@
 //! One request by plain HTTP/1.1, with bounds on all that comes back. Redirects are not followed:
 //! a torrent or tracker must not make this machine ask another.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,36 +19,52 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
+/// The addresses of the host of a URL, a few at most.
+pub(super) async fn addresses(url: &TrackerUrl) -> std::io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host((url.host(), url.port())).await?;
+    Ok(found.take(ADDRESSES_MAX).collect())
+}
+
 /// Connects to the host of a URL, by its first address that answers.
-pub(super) async fn connect(url: &TrackerUrl) -> std::io::Result<TcpStream> {
-    let addresses = tokio::net::lookup_host((url.host(), url.port())).await?;
+async fn connect(url: &TrackerUrl) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::other("The name has no address");
-    for address in addresses.take(ADDRESSES_MAX) {
-        match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = std::io::ErrorKind::TimedOut.into(),
+    for address in addresses(url).await? {
+        match connect_to(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
         }
     }
     Err(last)
 }
 
+async fn connect_to(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let opened = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
+    let stream = opened.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A connection that takes one request after another.
-pub(super) type Sender = http1::SendRequest<Empty<Bytes>>;
+pub(in crate::deploy) type Sender = http1::SendRequest<Empty<Bytes>>;
 
 /// Speaks HTTP on a new connection; its task ends with the sender.
-pub(super) async fn open(url: &TrackerUrl) -> anyhow::Result<Sender> {
-    let stream = connect(url).await?;
+pub(in crate::deploy) async fn open(url: &TrackerUrl) -> anyhow::Result<Sender> {
+    speak(connect(url).await?).await
+}
+
+/// As [`open`], at one address.
+pub(super) async fn open_at(address: SocketAddr) -> anyhow::Result<Sender> {
+    speak(connect_to(address).await?).await
+}
+
+async fn speak(stream: TcpStream) -> anyhow::Result<Sender> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(sender)
 }
 
 /// Asks for `target` at the host of `url`; `range` is the value of that header.
-pub(super) async fn get(
+pub(in crate::deploy) async fn get(
     sender: &mut Sender,
     url: &TrackerUrl,
     target: &str,
@@ -65,7 +82,7 @@ pub(super) async fn get(
 }
 
 /// Reads a body of at most `len_max` bytes.
-pub(super) async fn collect(
+pub(in crate::deploy) async fn collect(
     response: Response<Incoming>,
     len_max: usize,
 ) -> anyhow::Result<Vec<u8>> {

@@ -55,6 +55,7 @@ impl RunSwarm {
             seed: u64::from_be_bytes(crate::deploy::random()?),
             listen_port: None,
             info: None,
+            metainfo: None,
             is_private: false,
             blocks_max: 0,
             up_max: None,

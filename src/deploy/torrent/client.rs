@@ -97,8 +97,14 @@ impl Client {
                 Member::start_spread(start(torrent, config, listener, files, options), tell)?
             }
         };
-        // It has just begun and takes what it is told.
-        member.tell(Command::Peers(options.peers.clone()));
+        // It has just begun and takes what it is told. Who fetches need not call again when it has
+        // everything: who lacks something comes.
+        let peers = options.peers.clone();
+        member.tell(if have.is_full() {
+            Command::Named(peers)
+        } else {
+            Command::Peers(peers)
+        });
         let sources = sources(torrent, peer_id, &member, options)?;
         let missing = bytes_missing(torrent, &have);
         let web = web(torrent, content, &have, options)?;
@@ -255,12 +261,12 @@ impl Client {
                 }
             }
             Event::PieceWrong { piece, peers } if peers > 1 => self.options.events.warn(format!(
-                "{piece} of {peers} peers was wrong: it is fetched again from one"
+                "{piece} of {peers} peers was wrong: what is wrong of it is fetched again"
             )),
             Event::DiskFailed { piece, error } => return self.disk_failed(piece, error),
             Event::Left {
                 peer,
-                why: why @ Why::SentWrong(_),
+                why: why @ (Why::SentWrong(_) | Why::WrongHashes(_)),
             } => {
                 self.peers_banned += 1;
                 self.options.events.warn(format!("{peer}: {why}"));
@@ -354,7 +360,7 @@ fn bytes_missing(torrent: &Metainfo, have: &Bitmap) -> u64 {
 }
 
 /// What the machine is given, but for the pieces that are here.
-fn config(torrent: &Metainfo, cut: Cut, options: &Options) -> Result<Config> {
+fn config(torrent: &Arc<Metainfo>, cut: Cut, options: &Options) -> Result<Config> {
     let names = torrent.info().names();
     Ok(Config {
         names: names.iter().map(|name| name.wire()).collect(),
@@ -367,6 +373,7 @@ fn config(torrent: &Metainfo, cut: Cut, options: &Options) -> Result<Config> {
         seed: u64::from_be_bytes(crate::deploy::random()?),
         listen_port: None,
         info: Some(torrent.info().bytes().clone()),
+        metainfo: Some(Arc::clone(torrent)),
         is_private: torrent.info().is_private(),
         blocks_max: 0,
         up_max: options.up_max,
@@ -414,19 +421,20 @@ fn sources(
     options: &Options,
 ) -> Result<Sources> {
     let names = torrent.info().names();
-    let identity = Identity {
-        info_hash: names.first().wire(),
+    let key = u32::from_be_bytes(crate::deploy::random()?);
+    let identities = names.iter().map(|name| Identity {
+        info_hash: name.wire(),
         peer_id,
         port: member.listens_on().port(),
-        key: u32::from_be_bytes(crate::deploy::random()?),
-    };
+        key,
+    });
     let mailbox = member.mailbox().clone();
     let found = move |peers| {
         // At the end nobody listens any more.
         drop(mailbox.send(Command::Peers(peers)));
     };
     let trackers = options.trackers_of(torrent);
-    let mut sources = Sources::start(&trackers, identity, options, found.clone())?;
+    let mut sources = Sources::start(&trackers, identities.collect(), options, found.clone())?;
     if options.lsd.unwrap_or(!torrent.info().is_private()) {
         let names = names.iter().map(|name| name.wire());
         sources.discover(names, member.listens_on(), found);

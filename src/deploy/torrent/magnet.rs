@@ -1,4 +1,4 @@
-//! From a magnet link to a torrent: the info dictionary comes from peers.
+//! From a magnet link to a torrent: the info dictionary and piece layers come from peers.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -13,7 +13,7 @@ use super::sources::Sources;
 use super::{Options, new_peer_id};
 use crate::base::counter::Counters;
 use crate::deploy::error::{Error, Kind, OrKind as _, Result};
-use crate::engine::{Driver, Mailbox, Setup, mailbox};
+use crate::engine::{Commands, Driver, Mailbox, Setup, mailbox};
 use crate::swarm::scout::{Command, Event, Scout};
 use crate::swarm::torrent::Stats;
 use crate::swarm::tracker::announcer::Identity;
@@ -31,31 +31,24 @@ pub(super) fn find(
     options: &Options,
     until: Option<Instant>,
 ) -> Result<(Metainfo, Vec<SocketAddr>)> {
-    let setup = Setup {
-        sockets: Vec::new(),
-        listeners: Vec::new(),
-        files: Vec::new(),
-        arena: None,
-        ways: options.ways,
-        counters: Arc::new(Counters::default()),
-    };
     let peer_id = new_peer_id()?;
     let seed = u64::from_be_bytes(crate::deploy::random()?);
-    let mut scout = Scout::new(magnet.names, peer_id, seed);
+    let scout = Scout::new(magnet.names, peer_id, seed);
     let (mailbox, commands) = mailbox().or_kind(Kind::Internal)?;
     drop(mailbox.send(Command::Peers(peers(magnet, options))));
     let tell = mailbox.clone();
-    let identity = Identity {
-        info_hash: magnet.names.first().wire(),
+    let key = u32::from_be_bytes(crate::deploy::random()?);
+    let identities = magnet.names.iter().map(|name| Identity {
+        info_hash: name.wire(),
         peer_id,
         // Nobody can connect yet; the tracker hears of the real port with the first announcement
         // of the torrent itself.
         port: options.listen.port(),
-        key: u32::from_be_bytes(crate::deploy::random()?),
-    };
+        key,
+    });
     let trackers = options.more_trackers.iter().map(|url| vec![url.clone()]);
     let trackers: Vec<Vec<String>> = trackers.collect();
-    let mut sources = Sources::start(&trackers, identity, options, move |peers| {
+    let mut sources = Sources::start(&trackers, identities.collect(), options, move |peers| {
         drop(tell.send(Command::Peers(peers)));
     })?;
     let near = Arc::new(Mutex::new(BTreeSet::new()));
@@ -73,29 +66,52 @@ pub(super) fn find(
         .note("Asking peers what the magnet link describes");
     let (done, is_done) = crossbeam::channel::bounded::<()>(1);
     let watch = watch(sources, &mailbox, is_done, until, options)?;
-    let mut found = None;
-    let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;
-    let ended = driver.run(&mut scout, &commands, |event| {
-        found = Some(event);
-        ControlFlow::Break(())
-    });
+    let found = run(scout, &commands, options);
     drop(done);
     if watch.join().is_err() {
         tracing::error!("The watching thread had panicked");
     }
-    ended.or_kind(Kind::Network)?;
+    let found = found?;
     match found {
-        Some(Event::Found(info)) => {
+        Some(Event::Found(torrent)) => {
             let near = std::mem::take(&mut *lock(&near)).into_iter().collect();
-            Ok((Metainfo::from_info(*info), near))
+            Ok((*torrent, near))
         }
         Some(Event::Useless(error)) => Err(Error::new(Kind::Usage, error)),
-        None if options.interrupt.get().is_some() => Err(Error::text(Kind::Interrupted, "Stopped")),
-        None => Err(
-            Error::text(Kind::Network, "No peer has what the link describes")
-                .hint("name one that has: --peer ADDRESS:PORT"),
-        ),
+        Some(Event::WrongHashes(_)) | None if options.interrupt.get().is_some() => {
+            Err(Error::text(Kind::Interrupted, "Stopped"))
+        }
+        Some(Event::WrongHashes(_)) | None => Err(Error::text(
+            Kind::Network,
+            "No peer has what the link describes",
+        )
+        .hint("name one that has: --peer ADDRESS:PORT")),
     }
+}
+
+/// Lets the scout work until it has found something, or is stopped.
+fn run(mut scout: Scout, commands: &Commands<Command>, options: &Options) -> Result<Option<Event>> {
+    let setup = Setup {
+        sockets: Vec::new(),
+        listeners: Vec::new(),
+        files: Vec::new(),
+        arena: None,
+        ways: options.ways,
+        counters: Arc::new(Counters::default()),
+    };
+    let mut found = None;
+    let mut driver = Driver::new(setup).or_kind(Kind::Internal)?;
+    let ended = driver.run(&mut scout, commands, |event| {
+        if let Event::WrongHashes(peer) = event {
+            let text = format!("{peer}: It sent wrong hashes and is banned");
+            options.events.warn(text);
+            return ControlFlow::Continue(());
+        }
+        found = Some(event);
+        ControlFlow::Break(())
+    });
+    ended.or_kind(Kind::Network)?;
+    Ok(found)
 }
 
 /// The peers that are named, by the user and by the link.

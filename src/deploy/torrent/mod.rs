@@ -10,6 +10,7 @@
 mod client;
 mod content;
 mod magnet;
+mod remote;
 mod sources;
 mod web;
 
@@ -27,6 +28,7 @@ use super::net::Ways;
 use crate::base::Bitmap;
 use crate::base::event::{Events, Phase};
 use crate::capture::torrent;
+use crate::swarm::tracker::TrackerUrl;
 use crate::swarm::{Magnet, Metainfo};
 use client::Client;
 use content::{Content, Part};
@@ -87,6 +89,8 @@ pub struct Seed {
 pub enum Source {
     /// What a torrent describes.
     File(PathBuf),
+    /// What a torrent describes that a web server has.
+    Url(Box<TrackerUrl>),
     /// What a link names; peers have the description.
     Magnet(Box<Magnet>),
 }
@@ -183,6 +187,7 @@ pub fn fetch(config: &Fetch) -> Result<Report> {
     let mut options = config.options.clone();
     let torrent = match &config.source {
         Source::File(path) => torrent::load(path).or_kind(Kind::Usage)?,
+        Source::Url(url) => remote::load(url, &options, deadline)?,
         Source::Magnet(link) => {
             options.peers = magnet::peers(link, &options);
             options.more_trackers.extend(link.trackers.iter().cloned());

@@ -24,7 +24,8 @@ const DISCOVERY_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
 /// The sources; dropping them ends them.
 pub(super) struct Sources {
-    told: Option<mpsc::Sender<Told>>,
+    /// To those who speak with trackers, one for each name of the torrent.
+    told: Vec<mpsc::Sender<Told>>,
     runtime: Option<Runtime>,
     /// Disconnected when all goodbyes are said.
     talking: Option<std::sync::mpsc::Receiver<()>>,
@@ -34,12 +35,14 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Begins to ask these trackers; what they tell goes to `found`, on a thread of its own.
+    /// Begins to ask these trackers, for each of these identities: a hybrid is in the swarms of
+    /// both its names (BEP 52 "upgrade path"). What they tell goes to `found`, on a thread of its
+    /// own.
     pub(super) fn start(
         trackers: &[Vec<String>],
-        identity: Identity,
+        identities: Vec<Identity>,
         options: &Options,
-        found: impl Fn(Vec<SocketAddr>) + Send + 'static,
+        found: impl Fn(Vec<SocketAddr>) + Clone + Send + 'static,
     ) -> Result<Self> {
         let usable = |url: &String| usable(url, options);
         let tiers = trackers
@@ -47,7 +50,7 @@ impl Sources {
             .map(|tier| tier.iter().filter_map(usable).collect());
         let tiers: Vec<Vec<TrackerUrl>> = tiers.collect();
         let mut sources = Self {
-            told: None,
+            told: Vec::new(),
             runtime: None,
             talking: None,
             network: None,
@@ -55,36 +58,39 @@ impl Sources {
             said: Progress::default(),
         };
         if options.trackers && !tiers.iter().all(Vec::is_empty) {
-            sources.announce(identity, tiers, found)?;
+            sources.announce(identities, &tiers, &found)?;
         }
         Ok(sources)
     }
 
     fn announce(
         &mut self,
-        identity: Identity,
-        tiers: Vec<Vec<TrackerUrl>>,
-        found: impl Fn(Vec<SocketAddr>) + Send + 'static,
+        identities: Vec<Identity>,
+        tiers: &[Vec<TrackerUrl>],
+        found: &(impl Fn(Vec<SocketAddr>) + Clone + Send + 'static),
     ) -> Result {
-        let config = announce::Config {
-            identity,
-            tiers,
-            seed: u64::from_be_bytes(crate::deploy::random()?),
-        };
-        let (told, hears) = mpsc::channel(QUEUE);
         let (talks, talking) = std::sync::mpsc::channel::<()>();
         let runtime = Runtime::start("trackers")?;
-        runtime.spawn(move || async move {
-            let (tells, mut peers) = mpsc::channel(QUEUE);
-            let passing = async {
-                while let Some(peers) = peers.recv().await {
-                    found(peers);
-                }
+        for identity in identities {
+            let config = announce::Config {
+                identity,
+                tiers: tiers.to_vec(),
+                seed: u64::from_be_bytes(crate::deploy::random()?),
             };
-            tokio::join!(announce::run(config, hears, tells), passing);
-            drop(talks);
-        })?;
-        self.told = Some(told);
+            let (told, hears) = mpsc::channel(QUEUE);
+            let (talks, found) = (talks.clone(), found.clone());
+            runtime.spawn(move || async move {
+                let (tells, mut peers) = mpsc::channel(QUEUE);
+                let passing = async {
+                    while let Some(peers) = peers.recv().await {
+                        found(peers);
+                    }
+                };
+                tokio::join!(announce::run(config, hears, tells), passing);
+                drop(talks);
+            })?;
+            self.told.push(told);
+        }
         self.runtime = Some(runtime);
         self.talking = Some(talking);
         Ok(())
@@ -131,9 +137,9 @@ impl Sources {
             progress: self.said,
             event,
         };
-        let sender = self.told.as_ref();
+        let heard = self.told.iter().filter(|it| it.try_send(told).is_ok());
         // What does not fit now is said the next time.
-        if sender.is_some_and(|sender| sender.try_send(told).is_ok()) {
+        if heard.count() == self.told.len() {
             self.was_complete = is_complete;
         }
     }
@@ -141,16 +147,14 @@ impl Sources {
     /// Looks for peers no more, and says goodbye to the trackers, for a moment at most.
     pub(super) fn end(&mut self) {
         drop(self.network.take());
-        let Some(told) = self.told.take() else {
-            return;
-        };
         let goodbye = Told {
             progress: self.said,
             event: announce::Event::Stopped,
         };
-        // Without room for it the end of the channel says the same.
-        let _is_said = told.try_send(goodbye).is_ok();
-        drop(told);
+        for told in self.told.drain(..) {
+            // Without room for it the end of the channel says the same.
+            let _is_said = told.try_send(goodbye).is_ok();
+        }
         if let Some(talking) = self.talking.take() {
             let patience = announce::FAREWELL_DEADLINE + Duration::from_secs(1);
             // Nothing is ever sent: it ends with the talk, or the patience.

@@ -20,8 +20,9 @@ mod draft;
 mod error;
 mod info;
 mod layout;
+mod proof;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -31,9 +32,11 @@ pub use draft::{Draft, DraftFile, Forms, PieceHashes, PiecePlan, Plan};
 pub use error::Error;
 pub use info::Info;
 pub use layout::{File, FileKind, Layout, Part, Path};
+pub use proof::{Answer, LAYER_RUN_MAX};
 
 use super::bencode::{self, Dict, DictWriter, Form, Value};
 use super::hash::{self, BLOCK_LOG2, Sha256};
+use super::hash_tree::HashTree;
 use crate::base::PieceIndex;
 
 /// The largest torrent that is read.
@@ -57,8 +60,11 @@ pub const RENAMES_MAX: u32 = 500;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metainfo {
     info: Info,
-    /// The hash of every piece of a v2 file that has more than one, by the file's root.
-    layers: BTreeMap<Sha256, Vec<Sha256>>,
+    /// Where the file is that has this root.
+    roots: BTreeMap<Sha256, usize>,
+    /// The hash of every piece of a v2 file that has more than one, and what is over them, by the
+    /// file's root.
+    layers: BTreeMap<Sha256, HashTree>,
     /// The written values of all keys but `info` and checked `piece layers`.
     others: BTreeMap<Vec<u8>, Bytes>,
 }
@@ -91,12 +97,13 @@ impl Metainfo {
         let layers = dict.dict(b"piece layers");
         let layers = layers.filter(|_| info.names().v2().is_some());
         let has_layers = layers.is_some();
-        let layers = layers.map(|layers| read_layers(layers, info.layout()));
+        let layers = layers.map(|layers| read_layers(layers, &info));
         let kept = |key: &[u8]| key != b"info" && (key != b"piece layers" || !has_layers);
         let others = dict.iter().filter(|(key, _)| kept(key));
         let others =
             others.map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(value.span())));
         Ok(Self {
+            roots: proof::roots(&info),
             layers: layers.transpose()?.unwrap_or_default(),
             others: others.collect(),
             info,
@@ -106,8 +113,9 @@ impl Metainfo {
     /// Builds the torrent of an info dictionary, as it comes with a magnet link: without trackers,
     /// web seeds and piece layers.
     #[must_use]
-    pub const fn from_info(info: Info) -> Self {
+    pub fn from_info(info: Info) -> Self {
         Self {
+            roots: proof::roots(&info),
             info,
             layers: BTreeMap::new(),
             others: BTreeMap::new(),
@@ -125,7 +133,7 @@ impl Metainfo {
         if needs_layers && !self.others.contains_key(&b"piece layers"[..]) {
             let mut layers = DictWriter::new();
             for (root, layer) in &self.layers {
-                layers.bytes(root, layer.as_flattened());
+                layers.bytes(root, layer.nodes().as_flattened());
             }
             out.dict(b"piece layers", layers);
         }
@@ -232,7 +240,7 @@ impl Metainfo {
         }
         let start = layout.piece_range(piece).start;
         let place = usize::try_from((start - file.offset) / piece_length).ok()?;
-        let node = self.layers.get(&root)?.get(place)?;
+        let node = self.layers.get(&root)?.nodes().get(place)?;
         Some((*node, hash::width_log2(blocks(piece_length))))
     }
 
@@ -301,26 +309,17 @@ const fn verdict(is_good: bool) -> Verdict {
 }
 
 /// Reads the piece layers and proves each by its root. Some or all may be missing.
-fn read_layers(layers: &Dict<'_>, layout: &Layout) -> Result<BTreeMap<Sha256, Vec<Sha256>>, Error> {
-    let piece_length = u64::from(layout.piece_length());
-    let piece_log2 = piece_length.trailing_zeros() - BLOCK_LOG2;
-    let large = layout.files().iter().filter(|file| file.len > piece_length);
-    let lengths: BTreeMap<Sha256, u64> = large
-        .filter_map(|file| Some((file.root?, file.len)))
-        .collect();
+fn read_layers(layers: &Dict<'_>, info: &Info) -> Result<BTreeMap<Sha256, HashTree>, Error> {
+    let lens = info.layer_lens();
     let mut read = BTreeMap::new();
     for (key, value) in layers.iter() {
         let root: Sha256 = key.try_into().map_err(|_| Error::Layer)?;
-        let pieces = lengths.get(&root).map(|len| len.div_ceil(piece_length));
         let (nodes, rest) = value.bytes().ok_or(Error::Layer)?.as_chunks::<32>();
-        if pieces != Some(nodes.len() as u64) || !rest.is_empty() {
+        let len = lens.get(&root).map(|&len| len as usize);
+        if len != Some(nodes.len()) || !rest.is_empty() {
             return Err(Error::Layer);
         }
-        let width_log2 = hash::width_log2(nodes.len() as u64);
-        if hash::root(nodes, piece_log2, width_log2) != root {
-            return Err(Error::Layer);
-        }
-        read.insert(root, nodes.to_vec());
+        read.insert(root, info.layer(root, nodes.to_vec())?);
     }
     Ok(read)
 }

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LENGTH: u32 = 32 << 10;
+pub(in crate::swarm) const LENGTH: u32 = 32 << 10;
 
-fn file(path: &[&str], len: u64) -> DraftFile {
+pub(in crate::swarm) fn file(path: &[&str], len: u64) -> DraftFile {
     DraftFile {
         path: path.iter().map(|name| name.as_bytes().to_vec()).collect(),
         len,
@@ -15,7 +15,7 @@ fn file(path: &[&str], len: u64) -> DraftFile {
     }
 }
 
-fn draft(files: Vec<DraftFile>, forms: Forms) -> Draft {
+pub(in crate::swarm) fn draft(files: Vec<DraftFile>, forms: Forms) -> Draft {
     Draft {
         name: b"name".to_vec(),
         files,
@@ -38,7 +38,7 @@ fn sample(file: usize, at: u64) -> u8 {
 }
 
 /// Makes the torrent, and the bytes of each of its pieces.
-fn made(draft: Draft) -> (Metainfo, Vec<Vec<u8>>) {
+pub(in crate::swarm) fn made(draft: Draft) -> (Metainfo, Vec<Vec<u8>>) {
     let plan = draft.plan().unwrap();
     let mut pieces = Vec::new();
     let mut hashes = Vec::new();

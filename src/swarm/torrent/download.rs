@@ -1,11 +1,12 @@
 //! What is fetched: requests, blocks that come, and what becomes of whole pieces.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use super::{Event, Torrent};
+use super::{Event, Torrent, Why};
 use crate::base::{PieceIndex, Time};
 use crate::image::verify::Verify;
 use crate::machine::{DiskDone, DiskKind, StreamId};
+use crate::swarm::disputes::Wrong;
 use crate::swarm::fetches::{Taken, Whole};
 use crate::swarm::limits::BLOCK_BYTES;
 use crate::swarm::wire::{BlockRange, Message};
@@ -48,8 +49,8 @@ impl<V: Verify> Torrent<V> {
         if let Some(range) = self.fetches.ask_left(id, theirs, now) {
             return Some(range);
         }
-        if self.fetches.count() + self.writing.len() < self.fetches_max && self.picker.has_wanted()
-        {
+        let kept = self.fetches.count() + self.writing.len() + self.disputes.count();
+        if kept < self.fetches_max && self.picker.has_wanted() {
             let memory = self.blocks.take().or_else(|| {
                 self.shelf.drop_oldest();
                 self.blocks.take()
@@ -58,7 +59,8 @@ impl<V: Verify> Torrent<V> {
                 && let Some(piece) = self.picker.pick(theirs)
             {
                 let is_alone = self.alone.contains(&piece);
-                self.fetches.begin(piece, memory, id, is_alone);
+                let len = self.sent_len(piece);
+                self.fetches.begin(piece, len, memory, id, is_alone);
                 return self.fetches.ask_own(id, now);
             }
         }
@@ -144,14 +146,15 @@ impl<V: Verify> Torrent<V> {
     }
 
     fn whole(&mut self, piece: PieceIndex, now: Time) {
-        let Some(Whole { memory, sources }) = self.fetches.finish(piece) else {
+        let Some(whole) = self.fetches.finish(piece) else {
             return;
         };
         let len = self.cut.len(piece) as usize;
-        if self.verify.verify(piece, &memory[..len]) {
+        if self.verify.verify(piece, &whole.memory[..len]) {
+            let Whole { memory, sources } = whole;
             if self.suspects.has(piece) {
                 for culprit in self.suspects.convict(piece, &memory[..len]) {
-                    self.ban(culprit, piece, now);
+                    self.ban(culprit, Why::SentWrong(piece), now);
                 }
             }
             let from = sources.first().copied();
@@ -160,43 +163,54 @@ impl<V: Verify> Torrent<V> {
             let op = self.disk_op(piece, DiskKind::Write, memory);
             self.outputs.push_back(op);
         } else {
-            self.wrong(piece, &memory[..len], &sources, now);
+            self.wrong(piece, whole, now);
         }
     }
 
-    /// A piece is wrong: whoever brought it alone is banned; of several the culprit is found when
-    /// one of them brings it right.
-    fn wrong(&mut self, piece: PieceIndex, bytes: &[u8], sources: &[StreamId], now: Time) {
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-        let address = |id: &StreamId| self.peers.get(id).map_or(nobody, |peer| peer.address);
-        let sources: Vec<SocketAddr> = sources.iter().map(address).collect();
-        let mut hosts: Vec<_> = sources
-            .iter()
-            .map(|source| (source.ip(), *source))
-            .collect();
-        hosts.sort_unstable();
-        hosts.dedup_by_key(|(host, _)| *host);
-        self.picker.give_back(piece);
+    /// A piece is wrong: whoever brought it alone is banned. Which blocks are wrong other peers can
+    /// tell of a v2 torrent.
+    fn wrong(&mut self, piece: PieceIndex, whole: Whole, now: Time) {
+        let address = |id: &StreamId| self.peers.get(id).map_or(NOBODY, |peer| peer.address);
+        let sources: Vec<SocketAddr> = whole.sources.iter().map(address).collect();
+        let hosts = hosts(&sources);
         self.raise(Event::PieceWrong {
             piece,
             peers: hosts.len(),
         });
-        match *hosts {
-            [(_, culprit)] if culprit != nobody => self.ban(culprit, piece, now),
-            _ => {
-                self.suspects.note(piece, bytes, &sources);
-                self.alone.insert(piece);
-            }
+        let wrong = Wrong { whole, sources };
+        let is_kept = self.can_dispute(piece);
+        if is_kept {
+            self.disputes.begin(piece, wrong);
+        } else {
+            self.blame(piece, &wrong);
+        }
+        if let [culprit] = *hosts
+            && culprit != NOBODY
+        {
+            self.ban(culprit, Why::SentWrong(piece), now);
+        }
+        self.seek_leaves(now);
+        self.all_dirty();
+    }
+
+    /// A wrong piece is fetched anew. If it came from several, the culprit is found when one of
+    /// them brings it right.
+    pub(super) fn blame(&mut self, piece: PieceIndex, wrong: &Wrong) {
+        self.picker.give_back(piece);
+        let hosts = hosts(&wrong.sources);
+        if hosts.len() > 1 || hosts.contains(&NOBODY) {
+            let bytes = &wrong.whole.memory[..self.cut.len(piece) as usize];
+            self.suspects.note(piece, bytes, &wrong.sources);
+            self.alone.insert(piece);
         }
         self.all_dirty();
     }
 
     pub(super) fn written(&mut self, piece: PieceIndex, done: DiskDone, now: Time) {
         let from = self.writing.remove(&piece);
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         let from = from
             .and_then(|id| self.peers.get(&id))
-            .map_or(nobody, |peer| peer.address);
+            .map_or(NOBODY, |peer| peer.address);
         match done.result {
             Ok(()) => {
                 let is_news = !self.have.get(piece.as_usize());
@@ -219,6 +233,7 @@ impl<V: Verify> Torrent<V> {
 
     /// A piece that came another way is not waited for.
     pub(super) fn drop_fetch(&mut self, piece: PieceIndex) {
+        self.disputes.forget(piece);
         if !self.fetches.forget(piece) {
             return;
         }
@@ -271,3 +286,14 @@ impl<V: Verify> Torrent<V> {
         }
     }
 }
+
+/// The sources, one for each host.
+fn hosts(sources: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut hosts = sources.to_vec();
+    hosts.sort_unstable();
+    hosts.dedup_by_key(|source| source.ip());
+    hosts
+}
+
+/// Who is gone already.
+pub(super) const NOBODY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::base::{Bitmap, PieceIndex};
 use crate::machine::{Closed, DiskError};
+use crate::swarm::Metainfo;
 use crate::swarm::cut::Cut;
 use crate::swarm::seal::{SealError, SwarmSecret};
 use crate::swarm::wire::framer::BadFrame;
@@ -36,6 +38,8 @@ pub struct Config {
     pub listen_port: Option<u16>,
     /// The info dictionary, for peers that have only a magnet link.
     pub info: Option<Bytes>,
+    /// What peers are told of the hashes of a v2 torrent, and what tells wrong blocks (BEP 52).
+    pub metainfo: Option<Arc<Metainfo>>,
     /// Whether peers are told of by the tracker alone.
     pub is_private: bool,
     /// How many blocks the torrent may use.
@@ -51,6 +55,8 @@ pub struct Config {
 pub enum Command {
     /// Peers are there.
     Peers(Vec<SocketAddr>),
+    /// Peers are there that the user named: they are gone to even if nothing is lacking here.
+    Named(Vec<SocketAddr>),
     /// Pieces were verified and stored by other means. Peers hear of them within a [`TICK`].
     ///
     /// [`TICK`]: crate::swarm::limits::TICK
@@ -78,7 +84,8 @@ pub enum Event {
     PieceWrong {
         /// Which.
         piece: PieceIndex,
-        /// How many peers had part in it; of one alone it is certain, and it is banned.
+        /// How many peers had part in it; of one alone it is certain, and it is banned. Of several
+        /// the hashes of the blocks tell it, where the torrent is v2 and a peer gives them.
         peers: usize,
     },
     /// The disk failed. What could not be read is fetched again, and this told to peers (BEP 54);
@@ -134,6 +141,8 @@ pub enum Why {
     BrokePromise,
     /// It sent wrong bytes: it is banned.
     SentWrong(PieceIndex),
+    /// It sent hashes that do not lead to those of the torrent: it is banned.
+    WrongHashes(PieceIndex),
     /// There are too many peers.
     TooMany,
 }
@@ -142,7 +151,10 @@ impl Why {
     /// Whether the peer meant harm, or is broken: somebody should know.
     #[must_use]
     pub const fn is_harm(&self) -> bool {
-        matches!(self, Self::SentWrong(_) | Self::NotSealed(_))
+        matches!(
+            self,
+            Self::SentWrong(_) | Self::WrongHashes(_) | Self::NotSealed(_)
+        )
     }
 }
 
@@ -159,6 +171,9 @@ impl fmt::Display for Why {
             Self::Silent => f.write_str("It said nothing for too long"),
             Self::BrokePromise => f.write_str("It did not send what it was asked for"),
             Self::SentWrong(piece) => write!(f, "It sent wrong bytes of {piece} and is banned"),
+            Self::WrongHashes(piece) => {
+                write!(f, "It sent wrong hashes of {piece} and is banned")
+            }
             Self::TooMany => f.write_str("Too many peers are connected"),
         }
     }

@@ -9,15 +9,17 @@
 //! verify when it is read; what waits for one peer is bounded; one peer that does nothing, too
 //! little or harm costs the others nothing but what it was asked for.
 //!
-//! Source: BEP 3, 6, 9, 10, 11, 21, 54.
+//! Source: BEP 3, 6, 9, 10, 11, 21, 52, 54.
 
 mod download;
 mod event;
 mod extensions;
+mod hashes;
 mod peers;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -26,8 +28,10 @@ pub use event::{Command, Config, Event, Stats, Why};
 use super::addresses::Addresses;
 use super::cap::Cap;
 use super::cut::Cut;
+use super::disputes::Disputes;
 use super::fetches::Fetches;
 use super::limits::{STATS_INTERVAL, TICK};
+use super::metainfo::Metainfo;
 use super::peer::Peer;
 use super::picker::Picker;
 use super::seal::SwarmSecret;
@@ -51,6 +55,7 @@ pub struct Torrent<V: Verify> {
     opened: Vec<u8>,
     listen_port: Option<u16>,
     info: Option<Bytes>,
+    metainfo: Option<Arc<Metainfo>>,
     is_private: bool,
     cut: Cut,
     verify: V,
@@ -62,6 +67,7 @@ pub struct Torrent<V: Verify> {
     fetches: Fetches,
     fetches_max: usize,
     suspects: Suspects,
+    disputes: Disputes,
     /// Pieces that one peer alone is to bring.
     alone: BTreeSet<PieceIndex>,
     shelf: Shelf,
@@ -127,6 +133,7 @@ impl<V: Verify> Torrent<V> {
             fetches: Fetches::new(cut),
             fetches_max,
             suspects: Suspects::default(),
+            disputes: Disputes::default(),
             alone: BTreeSet::new(),
             shelf: Shelf::new(config.blocks_max.saturating_sub(fetches_max)),
             partition: is_first.then(|| Partition::new(count)),
@@ -138,6 +145,7 @@ impl<V: Verify> Torrent<V> {
             opened: Vec::new(),
             listen_port: config.listen_port,
             info: config.info,
+            metainfo: config.metainfo,
             is_private: config.is_private,
             cut,
             verify,
@@ -192,9 +200,12 @@ impl<V: Verify> Torrent<V> {
     fn on_command(&mut self, command: Command, now: Time) {
         match command {
             Command::Peers(peers) => {
-                for peer in peers {
-                    self.addresses.add(peer);
-                }
+                peers.into_iter().for_each(|it| self.addresses.add(it));
+            }
+            Command::Named(peers) => {
+                peers
+                    .into_iter()
+                    .for_each(|it| self.addresses.add_named(it));
             }
             Command::Have(pieces) => {
                 for piece in pieces {
@@ -262,6 +273,7 @@ impl<V: Verify> Torrent<V> {
         self.dial(now);
         while let Some(id) = self.dirty.pop_first() {
             self.ask(id, now);
+            self.serve_leaves(id, now);
             self.serve(id, now);
             self.flush(id, now);
         }
@@ -291,6 +303,7 @@ impl<V: Verify> Torrent<V> {
             peer.up.tick(millis);
         }
         self.check_peers(now);
+        self.seek_leaves(now);
         self.exchange_peers(now);
     }
 
@@ -366,5 +379,7 @@ impl<V: Verify> Machine for Torrent<V> {
     }
 }
 
+#[cfg(test)]
+mod hash_tests;
 #[cfg(test)]
 mod tests;

@@ -6,9 +6,10 @@ use super::{Event, Phase, Torrent, Why};
 use crate::base::{Bitmap, PieceIndex, Time};
 use crate::image::verify::Verify;
 use crate::machine::{Output, StreamId, StreamInput, StreamOp};
+use crate::swarm::addresses::Who;
 use crate::swarm::hash::sha256;
 use crate::swarm::limits::{
-    ASKED_PATIENCE, DIALLED_MAX, GREETING_PATIENCE, KEEP_ALIVE, PEERS_MAX, SILENCE_MAX,
+    ASKED_PATIENCE, DIALLED_MAX, GREETING_PATIENCE, KEEP_ALIVE, NAMED_MAX, PEERS_MAX, SILENCE_MAX,
     SNUB_PATIENCE, STARVED_PATIENCE,
 };
 use crate::swarm::peer::{Peer, Phase as PeerPhase};
@@ -29,8 +30,8 @@ impl<V: Verify> Torrent<V> {
 
     /// Opens connections while too few peers are there.
     pub(super) fn dial(&mut self, now: Time) {
-        while self.wants_more_peers()
-            && let Some(to) = self.addresses.take(now)
+        while let Some(who) = self.wants_more_peers()
+            && let Some(to) = self.addresses.take(who, now)
         {
             if self.has_peer_at(to) {
                 self.addresses.rest(to, now);
@@ -55,17 +56,21 @@ impl<V: Verify> Torrent<V> {
     }
 
     pub(super) fn dial_at(&self) -> Time {
-        if self.wants_more_peers() {
-            self.addresses.due_at()
-        } else {
-            Time::NEVER
-        }
+        let who = self.wants_more_peers();
+        who.map_or(Time::NEVER, |who| self.addresses.due_at(who))
     }
 
-    /// Who lacks nothing waits for others to come.
-    fn wants_more_peers(&self) -> bool {
+    /// Who lacks nothing waits for others to come, and goes only to those whom the user named: else
+    /// both would call, and the end of one of two connections hides what was shown by it.
+    fn wants_more_peers(&self) -> Option<Who> {
         let dialled = self.peers.keys().filter(|id| !id.is_incoming());
-        !self.is_complete() && dialled.count() < DIALLED_MAX && self.peers.len() < PEERS_MAX
+        let (who, dialled_max) = if self.is_complete() {
+            (Who::Named, NAMED_MAX)
+        } else {
+            (Who::Anybody, DIALLED_MAX)
+        };
+        let has_place = dialled.count() < dialled_max && self.peers.len() < PEERS_MAX;
+        has_place.then_some(who)
     }
 
     fn accepted(&mut self, id: StreamId, from: SocketAddr, now: Time) {
@@ -96,6 +101,7 @@ impl<V: Verify> Torrent<V> {
             peer_id: self.peer_id,
             fast: true,
             extended: true,
+            upgrade: self.v2_name().is_some_and(|name| name != self.names[0]),
         };
         handshake.emit().to_vec()
     }
@@ -166,6 +172,10 @@ impl<V: Verify> Torrent<V> {
                     self.dirty.insert(id);
                 }
             }
+            Err(why @ Why::WrongHashes(_)) => {
+                let address = self.peers.get(&id).map(|peer| peer.address);
+                address.into_iter().for_each(|it| self.ban(it, why, now));
+            }
             Err(why) => self.leave(id, why, now),
         }
     }
@@ -205,7 +215,13 @@ impl<V: Verify> Torrent<V> {
             }
             self.leave(twin, Why::Twice, now);
         }
-        let reply = id.is_incoming().then(|| self.handshake(theirs.info_hash));
+        let v2_name = self.v2_name();
+        let name = if id.is_incoming() && theirs.upgrade {
+            v2_name.unwrap_or(theirs.info_hash)
+        } else {
+            theirs.info_hash
+        };
+        let reply = id.is_incoming().then(|| self.handshake(name));
         let Some(peer) = self.peers.get_mut(&id) else {
             return Ok(());
         };
@@ -215,6 +231,7 @@ impl<V: Verify> Torrent<V> {
         peer.phase = PeerPhase::Ready;
         peer.name = theirs.peer_id;
         peer.knows_fast = theirs.fast;
+        peer.is_v2 = v2_name == Some(name);
         (peer.moved_at, peer.brought_at) = (now, now);
         let (address, name) = (peer.address, peer.name);
         self.show_what_is_here(id);
@@ -261,6 +278,9 @@ impl<V: Verify> Torrent<V> {
             Message::Cancel(range) => peer.orders.retain(|order| *order != range),
             Message::Reject(range) => self.on_reject(id, range),
             Message::Extended(number, payload) => self.on_extended(id, number, payload, now)?,
+            Message::HashRequest(range) => self.on_hash_request(id, range),
+            Message::Hashes(range, hashes) => self.on_hashes(id, range, hashes, now)?,
+            Message::HashReject(range) => self.on_hash_reject(id, range, now),
             Message::KeepAlive
             | Message::HaveNone
             | Message::Port(_)
@@ -378,8 +398,8 @@ impl<V: Verify> Torrent<V> {
         Ok(())
     }
 
-    /// Shuns whoever sent wrong bytes.
-    pub(super) fn ban(&mut self, peer: SocketAddr, piece: PieceIndex, now: Time) {
+    /// Shuns whoever sent wrong bytes or hashes.
+    pub(super) fn ban(&mut self, peer: SocketAddr, why: Why, now: Time) {
         self.addresses.ban(peer.ip());
         let of_host = self
             .peers
@@ -387,7 +407,7 @@ impl<V: Verify> Torrent<V> {
             .filter(|(_, other)| other.address.ip() == peer.ip());
         let ids: Vec<StreamId> = of_host.map(|(&id, _)| id).collect();
         for id in ids {
-            self.leave(id, Why::SentWrong(piece), now);
+            self.leave(id, why, now);
         }
     }
 
@@ -411,6 +431,7 @@ impl<V: Verify> Torrent<V> {
             self.fetches.abandon(id, range);
         }
         self.fetches.disown(id);
+        self.disputes.gone(id);
         for index in peer.theirs.iter() {
             let piece = PieceIndex::new(u32::try_from(index).unwrap_or(u32::MAX));
             self.picker.remove_holder(piece);

@@ -44,6 +44,7 @@ impl Lab {
             seed: 5,
             listen_port: Some(1),
             info: None,
+            metainfo: None,
             is_private: false,
             blocks_max: 8,
             up_max: None,
@@ -64,6 +65,7 @@ impl Lab {
             peer_id: [2; 20],
             fast: true,
             extended: true,
+            upgrade: false,
         };
         lab.hear(&hello.emit());
         lab.says(&Message::Bitfield(&[0xc0]));

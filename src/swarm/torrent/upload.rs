@@ -143,7 +143,7 @@ impl<V: Verify> Torrent<V> {
                 return;
             }
             let Found::Here(bytes) = self.shelf.find(range.piece) else {
-                return self.read_for(id);
+                return self.read_for(id, None);
             };
             if let Err(at) = self.up_cap.pass(range.len, now) {
                 self.cap_at = self.cap_at.min(at);
@@ -158,16 +158,19 @@ impl<V: Verify> Torrent<V> {
         }
     }
 
-    /// Reads what a peer is to be sent next, and a little ahead.
-    fn read_for(&mut self, id: StreamId) {
+    /// Reads what a peer is to be sent next, `first` before all, and a little ahead.
+    pub(super) fn read_for(&mut self, id: StreamId, first: Option<PieceIndex>) {
         self.waiting.insert(id);
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
         let mut pieces: Vec<PieceIndex> = Vec::with_capacity(READ_AHEAD);
-        for order in &peer.orders {
-            if !pieces.contains(&order.piece) {
-                pieces.push(order.piece);
+        for piece in first
+            .into_iter()
+            .chain(peer.orders.iter().map(|order| order.piece))
+        {
+            if !pieces.contains(&piece) {
+                pieces.push(piece);
             }
             if pieces.len() == READ_AHEAD {
                 break;
@@ -256,11 +259,10 @@ impl<V: Verify> Torrent<V> {
         };
         let blocks: Vec<BlockRange> = peer.sent(count).collect();
         peer.moved_at = now;
-        if let Some(partition) = &mut self.partition {
-            for range in blocks {
-                if range.begin + range.len == self.cut.len(range.piece) {
-                    partition.sent(id, range.piece, now);
-                }
+        for range in blocks {
+            let is_last = range.begin + range.len >= self.sent_len(range.piece);
+            if let Some(partition) = self.partition.as_mut().filter(|_| is_last) {
+                partition.sent(id, range.piece, now);
             }
         }
         self.dirty.insert(id);

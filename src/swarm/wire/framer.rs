@@ -179,6 +179,7 @@ mod tests {
             peer_id: [2; 20],
             fast: true,
             extended: true,
+            upgrade: false,
         }
     }
 

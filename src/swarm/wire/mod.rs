@@ -7,14 +7,18 @@
 //! ```
 //!
 //! [`framer`] takes a stream apart; blocks it hands on as they come, everything else whole.
-//! Source: BEP 3 "peer protocol", BEP 6, BEP 10.
+//! Source: BEP 3 "peer protocol", BEP 6, BEP 10, BEP 52 "peer messages", "upgrade path".
 
 pub mod extension;
 pub mod framer;
+pub mod hashes;
 pub mod metadata;
 pub mod pex;
 
+use hashes::HashRange;
+
 use crate::base::PieceIndex;
+use crate::swarm::hash::Sha256;
 
 /// The bytes of a handshake.
 pub const HANDSHAKE_BYTES: usize = 68;
@@ -36,6 +40,9 @@ pub struct Handshake {
     pub fast: bool,
     /// Whether the sender knows the extension protocol (BEP 10).
     pub extended: bool,
+    /// Whether the sender, that names a hybrid by its v1 name, knows version 2 too: who is called
+    /// may answer with the v2 name then (BEP 52).
+    pub upgrade: bool,
 }
 
 impl Handshake {
@@ -50,6 +57,7 @@ impl Handshake {
             peer_id: peer_id.try_into().ok()?,
             fast: reserved[7] & RESERVED_FAST != 0,
             extended: reserved[5] & RESERVED_EXTENDED != 0,
+            upgrade: reserved[7] & RESERVED_UPGRADE != 0,
         })
     }
 
@@ -60,6 +68,7 @@ impl Handshake {
         bytes[..20].copy_from_slice(PROTOCOL);
         bytes[25] = if self.extended { RESERVED_EXTENDED } else { 0 };
         bytes[27] = if self.fast { RESERVED_FAST } else { 0 };
+        bytes[27] |= if self.upgrade { RESERVED_UPGRADE } else { 0 };
         bytes[28..48].copy_from_slice(&self.info_hash);
         bytes[48..].copy_from_slice(&self.peer_id);
         bytes
@@ -112,6 +121,12 @@ pub enum Message<'a> {
     AllowedFast(PieceIndex),
     /// A message of an extension, with the number that the receiver gave it (BEP 10).
     Extended(u8, &'a [u8]),
+    /// Send these hashes of a tree (BEP 52).
+    HashRequest(HashRange),
+    /// The hashes, and the uncles that prove them (BEP 52).
+    Hashes(HashRange, &'a [Sha256]),
+    /// These hashes will not be sent (BEP 52).
+    HashReject(HashRange),
     /// Something that this version does not know.
     Unknown(u8),
 }
@@ -156,6 +171,10 @@ impl<'a> Message<'a> {
             20 => payload
                 .split_first()
                 .map(|(&id, rest)| Self::Extended(id, rest)),
+            21 => HashRange::parse(payload).map(Self::HashRequest),
+            22 => HashRange::parse_with_hashes(payload)
+                .map(|(range, hashes)| Self::Hashes(range, hashes)),
+            23 => HashRange::parse(payload).map(Self::HashReject),
             other => Some(Self::Unknown(other)),
         }
     }
@@ -185,6 +204,11 @@ impl<'a> Message<'a> {
             Self::Reject(block) => (16, range(block)),
             Self::AllowedFast(index) => (17, piece(index)),
             Self::Extended(id, rest) => (20, [&[*id], *rest].concat()),
+            Self::HashRequest(range) => (21, range.emit().to_vec()),
+            Self::Hashes(range, hashes) => {
+                (22, [&range.emit()[..], hashes.as_flattened()].concat())
+            }
+            Self::HashReject(range) => (23, range.emit().to_vec()),
             Self::Unknown(id) => (*id, Vec::new()),
         };
         let len = u32::try_from(payload.len() + 1).expect("messages are short");
@@ -208,6 +232,7 @@ pub fn block_header(block: BlockRange) -> [u8; BLOCK_HEADER_BYTES] {
 const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
 const RESERVED_EXTENDED: u8 = 0x10;
 const RESERVED_FAST: u8 = 0x04;
+const RESERVED_UPGRADE: u8 = 0x10;
 const BLOCK_ID: u8 = 7;
 
 #[cfg(test)]
@@ -229,13 +254,36 @@ mod tests {
         }
 
         #[test]
+        fn what_is_said_of_hashes_is_emitted_again(
+            root: [u8; 32],
+            index in 0..64u32,
+            length_log2 in 1..6u32,
+            proof_layers in 0..20u32,
+        ) {
+            let length = 1 << length_log2;
+            let range = HashRange { root, base: 3, index: index * length, length, proof_layers };
+            let hashes = vec![root; range.hash_count()];
+            for message in [
+                Message::HashRequest(range),
+                Message::Hashes(range, &hashes),
+                Message::HashReject(range),
+            ] {
+                let mut out = Vec::new();
+                message.emit(&mut out);
+                prop_assert_eq!(Message::parse(&out[4..]), Some(message));
+                prop_assert_eq!(Message::parse(&out[4..out.len() - 1]), None);
+            }
+        }
+
+        #[test]
         fn handshakes_round_trip(
             info_hash: [u8; 20],
             peer_id: [u8; 20],
             fast: bool,
             extended: bool,
+            upgrade: bool,
         ) {
-            let handshake = Handshake { info_hash, peer_id, fast, extended };
+            let handshake = Handshake { info_hash, peer_id, fast, extended, upgrade };
             prop_assert_eq!(Handshake::parse(&handshake.emit()), Some(handshake));
         }
     }

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use flashover::capture::torrent::Forms;
+
 use super::pairs::{Pair, Swarm, end_of};
 use super::peers::{Peer, address};
 use crate::netns::lab::{Lab, Process, Setup, in_lab, until};
@@ -29,18 +31,31 @@ fn stock_libtorrent_finishes_beside_faulty_peers() {
 #[test]
 fn we_finish_beside_faulty_peers_and_ban_the_one_that_sends_noise() {
     in_lab(Setup::nodes(5), |lab| {
-        let pair = Pair::told("libtorrent", "flashover");
-        let said = finishes_beside(lab, &pair, &FAULTY);
-        let named = |node: &str| {
-            let peer = format!("{}:", address(node));
-            let mut warnings = said.lines().filter(|line| line.contains("\"warning\""));
-            warnings.any(|line| line.contains(&peer))
-        };
-        assert!(named("node3"), "the corrupt one is named: {said}");
-        for node in ["node1", "node4", "node5"] {
-            assert!(!named(node), "{node} sent nothing wrong: {said}");
-        }
+        bans_the_corrupt_alone(lab, &Pair::told("libtorrent", "flashover"));
     });
+}
+
+/// Of a hybrid the seed is asked for the leaves of what the corrupt one sent by version 1.
+#[test]
+fn the_corrupt_peer_of_a_hybrid_is_banned_alone_too() {
+    in_lab(Setup::nodes(5), |lab| {
+        let forms = Forms::Hybrid;
+        let pair = Pair::told("flashover", "flashover");
+        bans_the_corrupt_alone(lab, &Pair { forms, ..pair });
+    });
+}
+
+fn bans_the_corrupt_alone(lab: &Lab, pair: &Pair) {
+    let said = finishes_beside(lab, pair, &FAULTY);
+    let named = |node: &str| {
+        let peer = format!("{}:", address(node));
+        let mut warnings = said.lines().filter(|line| line.contains("\"warning\""));
+        warnings.any(|line| line.contains(&peer))
+    };
+    assert!(named("node3"), "the corrupt one is named: {said}");
+    for node in ["node1", "node4", "node5"] {
+        assert!(!named(node), "{node} sent nothing wrong: {said}");
+    }
 }
 
 // Without the corrupt one: libtorrent mixes blocks of all who have a piece, and bans whoever had a

@@ -60,10 +60,32 @@ fn peers_are_found_by_trackers_and_torrents_by_magnet_links() {
     in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
 }
 
+/// Piece layers come and go by hash requests: without them no piece of such a torrent is proven.
+#[test]
+fn magnet_links_of_version_2_are_enough() {
+    let mut pairs = Vec::new();
+    for (forms, is_tree) in [
+        (Forms::V2, false),
+        (Forms::V2, true),
+        (Forms::Hybrid, false),
+        (Forms::Hybrid, true),
+    ] {
+        for (seeder, leecher) in [(OURS, "libtorrent"), ("libtorrent", OURS), (OURS, OURS)] {
+            pairs.push(Pair {
+                forms,
+                is_tree,
+                way: Way::V2Magnet,
+                ..Pair::new(seeder, leecher)
+            });
+        }
+    }
+    in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
+}
+
 #[test]
 fn directories_go_from_us_and_to_us() {
     let mut pairs = Vec::new();
-    for forms in [Forms::V1, Forms::Hybrid] {
+    for forms in [Forms::V1, Forms::V2, Forms::Hybrid] {
         for (seeder, leecher) in [(OURS, "libtorrent"), ("libtorrent", OURS)] {
             let pair = Pair::told(seeder, leecher);
             let is_tree = true;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flashover::base::event::Events;
 use flashover::capture::torrent::{CreateOptions, Forms, Magnet, create, save};
-use flashover::swarm::Metainfo;
+use flashover::swarm::{InfoHash, InfoHashes, Metainfo};
 
 use super::peers::{Peer, Tracker, address, web_server};
 use crate::netns::lab::{HEAD, Lab, Process, noise, until};
@@ -43,6 +43,8 @@ pub(super) enum Way {
     UdpTracker,
     /// By a magnet link that names an HTTP tracker.
     Magnet,
+    /// By a magnet link that has the v2 name alone, and names an HTTP tracker.
+    V2Magnet,
     /// By a torrent that names a web server, without peers.
     WebSeed,
     /// By a torrent without trackers; the leecher is told of the seeder.
@@ -83,7 +85,7 @@ pub(super) fn pass(lab: &Lab, pairs: &[Pair]) {
     let seeders: Vec<Process> = all.iter().map(Swarm::seed).collect();
     let announced = until(LIMIT, || {
         let mut tracked = all.iter().filter(|swarm| swarm.pair.is_tracked());
-        let known = |swarm: &Swarm<'_>| tracker.seeds(&swarm.torrent) > 0;
+        let known = |swarm: &Swarm<'_>| tracker.seeds(&swarm.names_asked()) > 0;
         tracked.all(known).then_some(())
     });
     let leechers: Vec<Process> = all.iter().map(|swarm| swarm.fetch(&[])).collect();
@@ -142,17 +144,21 @@ impl<'a> Swarm<'a> {
             piece_length: Some(PIECE_BYTES),
             forms: pair.forms,
             trackers: match pair.way {
-                Way::HttpTracker | Way::Magnet => vec![format!("http://{HEAD}:6969/announce")],
+                Way::HttpTracker | Way::Magnet | Way::V2Magnet => {
+                    vec![format!("http://{HEAD}:6969/announce")]
+                }
                 Way::UdpTracker => vec![format!("udp://{HEAD}:6969/announce")],
                 Way::WebSeed | Way::Told => Vec::new(),
             },
             web_seeds: match pair.way {
                 Way::WebSeed if pair.is_tree => vec![format!("http://{}:8080", address(&nodes[0]))],
                 Way::WebSeed => vec![format!("http://{}:8080/content", address(&nodes[0]))],
-                Way::HttpTracker | Way::UdpTracker | Way::Magnet | Way::Told => Vec::new(),
+                Way::HttpTracker | Way::UdpTracker | Way::Magnet | Way::V2Magnet | Way::Told => {
+                    Vec::new()
+                }
             },
             // libtorrent gives nobody the metadata of a private torrent.
-            public: pair.way == Way::Magnet,
+            public: [Way::Magnet, Way::V2Magnet].contains(&pair.way),
             ..CreateOptions::default()
         };
         let torrent = create(&source, &options, 1, &Events::ignore()).expect("it can be made");
@@ -181,6 +187,7 @@ impl<'a> Swarm<'a> {
         let [seeder, node] = &self.nodes;
         let torrent = match self.pair.way {
             Way::Magnet => PathBuf::from(Magnet::of(&self.torrent).to_string()),
+            Way::V2Magnet => PathBuf::from(v2_magnet(&self.torrent).to_string()),
             Way::HttpTracker | Way::UdpTracker | Way::WebSeed | Way::Told => self.torrent_file(),
         };
         let mut peer = Peer::new(self.pair.leecher, node);
@@ -191,6 +198,18 @@ impl<'a> Swarm<'a> {
             peer = peer.told_of(other);
         }
         peer.fetch(self.lab, &torrent, &self.folder.join("fetch"))
+    }
+
+    /// The names by which the leecher asks the tracker.
+    fn names_asked(&self) -> Vec<[u8; 20]> {
+        let names = self.torrent.info().names();
+        let is_asked =
+            |name: &InfoHash| self.pair.way != Way::V2Magnet || matches!(name, InfoHash::V2(_));
+        names
+            .iter()
+            .filter(is_asked)
+            .map(|name| name.wire())
+            .collect()
     }
 
     pub(super) fn torrent_file(&self) -> PathBuf {
@@ -223,6 +242,15 @@ impl<'a> Swarm<'a> {
             end_of(&self.folder.join("seed.log")),
             end_of(&self.leecher_log())
         ))
+    }
+}
+
+/// A link with the v2 name alone.
+fn v2_magnet(torrent: &Metainfo) -> Magnet {
+    let v2 = torrent.info().names().v2();
+    Magnet {
+        names: InfoHashes::new(None, v2).expect("it is a v2 torrent"),
+        ..Magnet::of(torrent)
     }
 }
 

@@ -101,19 +101,15 @@ impl<'a> Tracker<'a> {
         }
     }
 
-    /// How many said of the torrent that they have all of it.
-    pub(super) fn seeds(&self, torrent: &Metainfo) -> usize {
-        let asked = |name: [u8; 20]| {
+    /// How many said of the torrent of these names that they have all of it.
+    pub(super) fn seeds(&self, names: &[[u8; 20]]) -> usize {
+        let asked = |name: &[u8; 20]| {
             let escaped: String = name.iter().map(|byte| format!("%{byte:02x}")).collect();
             let answer = self.ask(&format!("/scrape?info_hash={escaped}"))?;
             let (_, count) = answer.split_once("8:completei")?;
             count.split_once('e')?.0.parse().ok()
         };
-        names(torrent)
-            .into_iter()
-            .filter_map(asked)
-            .max()
-            .unwrap_or(0)
+        names.iter().filter_map(asked).max().unwrap_or(0)
     }
 
     fn ask(&self, path: &str) -> Option<String> {

@@ -65,6 +65,7 @@ impl Peer {
             peer_id: *b"-FO0001-abcdefghijkl",
             fast: true,
             extended: true,
+            upgrade: false,
         };
         peer.stream.write_all(&hello.emit()).unwrap();
         let ours = ExtendedHandshake {

@@ -196,3 +196,85 @@ fn addresses_that_nobody_listens_at_are_left_out() {
         assert_eq!(can_be_peer(&peer.parse().unwrap()), fits, "{peer}");
     }
 }
+
+fn ask_of(url: &str) -> Ask {
+    let identity = Identity {
+        info_hash: [1; 20],
+        peer_id: [5; 20],
+        port: 1001,
+        key: 1,
+    };
+    let tiers = [vec![url.parse().unwrap()]];
+    let mut announcer = Announcer::new(identity, &tiers, 1, Time::ZERO);
+    announcer.poll(Progress::default(), Time::ZERO).unwrap()
+}
+
+/// A tracker that tells of one peer by HTTP.
+fn telling(peer: [u8; 4]) -> SocketAddr {
+    let body = [&b"d8:intervali60e5:peers6:"[..], &peer, &[0x1a, 0xe1], b"e"].concat();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut request = [0; 4096];
+            drop(stream.read(&mut request));
+            drop(stream.write_all(&[head.as_bytes(), &body].concat()));
+        }
+    });
+    address
+}
+
+#[test]
+fn every_address_of_a_tracker_is_tried() {
+    // Nobody listens there any more.
+    let here = (Ipv4Addr::LOCALHOST, 0);
+    let closed = TcpListener::bind(here).unwrap().local_addr().unwrap();
+    let gone = std::net::UdpSocket::bind(here)
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let good = telling([10, 0, 0, 1]);
+    let peer = SocketAddr::from(([10, 0, 0, 1], 0x1ae1));
+    // Somebody listens, and says nothing.
+    let mute = TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).unwrap();
+    let silent = mute.local_addr().unwrap();
+    block_on(async {
+        let ask = ask_of("http://tracker/announce");
+        let answered = at_addresses(&ask, vec![closed, good], 7).await.unwrap();
+        assert_eq!(answered.peers, [peer]);
+        // One family is not waited for when the other has answered.
+        let started = Instant::now();
+        let answered = at_addresses(&ask, vec![silent, good], 7).await.unwrap();
+        assert_eq!(answered.peers, [peer]);
+        assert!(
+            started.elapsed() < FAMILY_PATIENCE * 4,
+            "{:?}",
+            started.elapsed()
+        );
+        let refused = at_addresses(&ask, vec![closed], 7).await;
+        assert_eq!(refused, Err(Error::Silent));
+        let ask = ask_of("udp://tracker:1/announce");
+        assert_eq!(at_addresses(&ask, vec![gone], 7).await, Err(Error::Silent));
+    });
+    drop(mute);
+}
+
+#[test]
+fn what_both_families_say_is_joined() {
+    let said = |last: &[u8]| {
+        let peers = last
+            .iter()
+            .map(|&last| SocketAddr::from(([10, 0, 0, last], 1)));
+        Ok(Reply {
+            peers: peers.collect(),
+            ..Reply::default()
+        })
+    };
+    let refused = || Err(Error::Refused("no".to_owned()));
+    assert_eq!(joined(said(&[1, 2]), said(&[2, 3])), said(&[1, 2, 3]));
+    assert_eq!(joined(said(&[1]), refused()), said(&[1]));
+    assert_eq!(joined(Err(Error::Silent), said(&[1])), said(&[1]));
+    assert_eq!(joined(Err(Error::Silent), refused()), refused());
+    assert_eq!(joined(refused(), Err(Error::Silent)), refused());
+}
