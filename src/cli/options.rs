@@ -47,7 +47,8 @@ pub(super) struct NetArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(super) struct SendArgs {
-    /// Send at most this many bits per second, as 200mbit or 2.5g [default: as many as arrive]
+    /// Send at most this many bits per second by multicast, and as many in the swarm, as 200mbit or
+    /// 2.5g [default: as many as arrive]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate_max: Option<u64>,
     /// How nodes may have pieces: auto, or a list of multicast, swarm and http

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! While the cast reaches anybody well, the seed would only take from it: who lacks something has
-//! it from other nodes. But where a network lets little pass as multicast (storm control, wireless),
-//! the seed brings much more: it leads, and the cast goes at its lowest rate. That cannot be known
-//! without trying. Meanwhile the cast goes on with what has arrived of it, and does not give way: so
-//! the seed has the rest of the cable, next to nothing if the cast fills it.
+//! it from other nodes. But where a network lets little pass as multicast (storm control,
+//! wireless), the seed brings much more: it leads, and the cast goes at its lowest rate. That
+//! cannot be known without trying. Meanwhile the cast goes on with what has arrived of it, and does
+//! not give way: so the seed has the rest of the cable, next to nothing if the cast fills it.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const ARRIVING_MIN: f64 = 16_384.0;
 /// Nothing must arrive for this long before the seed serves.
 const SILENCE: Duration = Duration::from_secs(2);
 /// The time between a trial in vain and the next; it doubles after each.
-const TRY_AGAIN: Duration = Duration::from_secs(4);
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// The longest.
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// How long it is tried.

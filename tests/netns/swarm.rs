@@ -83,6 +83,42 @@ fn who_gets_no_multicast_gets_everything_from_the_swarm() {
 }
 
 #[test]
+fn where_little_passes_as_multicast_the_swarm_brings_nearly_all() {
+    in_lab(Setup::nodes(2), |lab| {
+        lab.shell("lab_rate head 40");
+        for node in ["node1", "node2"] {
+            lab.shell(&format!("lab_rate {node} 40 && lab_storm_control {node} 2"));
+        }
+        let fleet = Fleet::serve(lab, None);
+        let receivers = ["node1", "node2"].map(|node| receive_from_head(lab, &fleet, node));
+        for receiver in receivers {
+            let receipt = receiver.succeeds();
+            assert!(
+                receipt.bytes_by("swarm") >= CONTENT_BYTES / 2,
+                "{}",
+                receipt.said
+            );
+        }
+    });
+}
+
+#[test]
+fn who_is_done_ends_as_soon_as_nobody_lacks_anything() {
+    in_lab(Setup::nodes(3), |lab| {
+        let fleet = Fleet::serve(lab, None);
+        let nodes = ["node1", "node2", "node3"];
+        // Longer than any test waits.
+        let receivers = nodes.map(|node| {
+            let target = lab.scratch().join(node);
+            fleet.receive_with(node, &target, &["--seed-time", "10m"])
+        });
+        for receiver in receivers {
+            receiver.succeeds();
+        }
+    });
+}
+
+#[test]
 fn who_comes_late_takes_what_has_passed_from_the_swarm() {
     in_lab(Setup::nodes(3), |lab| {
         let fleet = Fleet::serve(lab, SLOW);

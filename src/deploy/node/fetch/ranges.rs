@@ -89,10 +89,10 @@ impl Job<'_> {
             match &cause {
                 Some(cause) => {
                     let text = cause.to_string();
-                    let instead = if self.swarm.is_joined() {
-                        "other nodes bring what is missing"
-                    } else {
-                        "byte ranges of the head are fetched"
+                    let instead = match (self.swarm.is_joined(), self.swarm.is_offered()) {
+                        (true, _) => "other nodes bring what is missing",
+                        (false, true) => "other nodes are asked for what is missing",
+                        (false, false) => "byte ranges of the head are fetched",
                     };
                     self.work.events.warn(format!("{text}: {instead}"));
                     if !self.fetched.causes.contains(&text) {

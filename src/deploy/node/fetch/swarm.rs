@@ -113,7 +113,8 @@ impl Passed {
         Some(far.next_multiple_of(INTERLEAVED))
     }
 
-    /// Whether the swarm brings so much more that multicast is not waited for; `far` keeps the counts.
+    /// Whether the swarm brings so much more that multicast is not waited for; what is counted is
+    /// kept by [`Passed::far`].
     fn is_outrun(&self) -> bool {
         self.came_by_swarm.len() >= OUTRUN_MIN.max(OUTRUN_TIMES * self.came.len())
     }
@@ -214,6 +215,11 @@ impl Swarm {
     /// Whether it brings pieces, or can be expected to any moment.
     pub(super) fn brings(&self, now: Time) -> bool {
         self.sharing.is_some() && now.since(self.moved_at) < SWARM_PATIENCE
+    }
+
+    /// Whether there is one, and this node can be in it.
+    pub(super) const fn is_offered(&self) -> bool {
+        self.is_offered
     }
 
     /// Whether this node has joined it.
