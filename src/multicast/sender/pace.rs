@@ -290,9 +290,12 @@ mod tests {
         tick_for(&mut pace, &mut now, 20, |_| 0.5);
         assert_eq!(pace.rate(), Some(20_000_000));
         pace.set_beside(Beside::Nothing, now);
-        tick_for(&mut pace, &mut now, 9, |_| 0.5);
+        let ends = now + TRIAL_FORGOTTEN;
+        while now + TICK < ends {
+            tick_for(&mut pace, &mut now, 1, |_| 0.5);
+        }
         assert_eq!(pace.rate(), Some(20_000_000), "what was lost in the trial");
-        tick_for(&mut pace, &mut now, 9, |_| 0.5);
+        tick_for(&mut pace, &mut now, 2, |_| 0.5);
         assert!(pace.rate() < Some(20_000_000), "what is lost after it");
         pace.set_beside(Beside::Better, now);
         assert_eq!(pace.rate(), Some(RATE_BESIDE_BETTER));
