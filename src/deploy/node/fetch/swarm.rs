@@ -137,6 +137,13 @@ impl Passed {
         }
     }
 
+    /// Of what multicast has passed, others have all: that says nothing of what is to come.
+    fn swarm_brought(&mut self, piece: PieceIndex, now: Time) {
+        if piece.get() > self.newest {
+            self.came_by_swarm.push_back(now);
+        }
+    }
+
     /// The piece before which all has passed, and was not repaired since.
     fn before(&mut self, now: Time) -> u32 {
         while let Some((at, piece)) = self.news.front().copied()
@@ -391,7 +398,7 @@ impl Job<'_> {
             Told::Failed(why) => self.swarm_failed(&why),
             Told::Event(Event::PieceStored { piece, .. }) => {
                 self.swarm.moved_at = now;
-                self.swarm.passed.came_by_swarm.push_back(now);
+                self.swarm.passed.swarm_brought(piece, now);
                 return self.stored(piece, Via::Swarm, sink);
             }
             Told::Event(Event::Stats(stats)) => {
