@@ -31,9 +31,7 @@ const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 /// What multicast has passed for this long it will not repair soon.
 const REPAIR_PATIENCE: Duration = Duration::from_secs(1);
 /// The time over which the rates of multicast and swarm are compared.
-const RATE_WINDOW: Duration = Duration::from_secs(2);
-/// They are known after this time.
-const RATE_KNOWN: Duration = Duration::from_millis(500);
+const RATE_WINDOW: Duration = Duration::from_secs(3);
 /// What multicast brings only after so many times as long may come from others.
 const FAR_WINDOWS: u32 = 3;
 /// The swarm outruns multicast if of late it brought at least so many pieces,
@@ -93,7 +91,7 @@ impl Passed {
                 came.pop_front();
             }
         }
-        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_KNOWN);
+        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_WINDOW);
         let by_multicast = self.came.len();
         if !is_known {
             return None;
@@ -115,8 +113,9 @@ impl Passed {
 
     /// Whether the swarm brings so much more that multicast is not waited for; what is counted is
     /// kept by [`Passed::far`].
-    fn is_outrun(&self) -> bool {
-        self.came_by_swarm.len() >= OUTRUN_MIN.max(OUTRUN_TIMES * self.came.len())
+    fn is_outrun(&self, now: Time) -> bool {
+        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_WINDOW);
+        is_known && self.came_by_swarm.len() >= OUTRUN_MIN.max(OUTRUN_TIMES * self.came.len())
     }
 
     fn sender_is_at(&mut self, position: u32) {
@@ -365,7 +364,7 @@ impl Job<'_> {
         let far = self.swarm.passed.far(now).unwrap_or(count);
         let is_hopeful = self.cause.is_none()
             && (self.listening.is_some() || self.joining)
-            && !self.swarm.passed.is_outrun()
+            && !self.swarm.passed.is_outrun(now)
             && !self.fallback.is_unheard(now);
         let wish = Wish {
             before: if is_hopeful { passed } else { count },
