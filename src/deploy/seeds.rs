@@ -153,13 +153,9 @@ impl Seeds {
     ) {
         let now = self.now();
         for ((name, serial), seed) in self.running().iter_mut() {
-            if now.since(seed.told.1) >= LOOK_PERIOD {
-                let before = seed.balance.beside();
+            if !seed.member.is_over() && now.since(seed.told.1) >= LOOK_PERIOD {
                 seed.balance(pulse(name, *serial), now);
-                let beside = seed.balance.beside();
-                if beside != before {
-                    tell_cast(name, *serial, beside);
-                }
+                tell_cast(name, *serial, seed.balance.beside());
             }
         }
     }

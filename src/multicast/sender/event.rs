@@ -10,7 +10,7 @@ use crate::machine::DiskError;
 pub enum Command {
     /// Sets the administrator's cap, in bytes of datagrams per second; `None` lifts it.
     RateMax(Option<u64>),
-    /// Sets who has the cable first.
+    /// Sets who has the cable first, for two seconds: it is said again while it is so.
     Beside(Beside),
     /// Ends the session: a few farewells, then [`Event::Stopped`].
     Stop,

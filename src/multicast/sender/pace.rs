@@ -20,6 +20,8 @@ pub(super) struct Pace {
     /// The rate that the sender has set itself.
     adapted: Option<u64>,
     beside: Beside,
+    /// It counts until then, unless it is said again.
+    beside_until: Time,
     /// When the next burst may go.
     next_at: Time,
     bytes_sent: u64,
@@ -49,6 +51,7 @@ impl Pace {
             rate_max,
             adapted: None,
             beside: Beside::Nothing,
+            beside_until: Time::ZERO,
             next_at: Time::ZERO,
             bytes_sent: 0,
             bytes_told: 0,
@@ -64,9 +67,10 @@ impl Pace {
         self.rate_max = rate_max;
     }
 
-    /// Sets what goes beside. After a trial the rate is what it was before, and what was lost in it
-    /// does not lower it.
+    /// Sets what goes beside for [`BESIDE_TIME`]. After a trial the rate is what it was before, and
+    /// what was lost in it does not lower it.
     pub(super) fn set_beside(&mut self, beside: Beside, now: Time) {
+        self.beside_until = now + BESIDE_TIME;
         let before = std::mem::replace(&mut self.beside, beside);
         if let (Beside::Trial(rate), Beside::Nothing) = (before, beside) {
             self.adapted = Some(rate.max(RATE_BYTES_PER_S_MIN));
@@ -127,6 +131,9 @@ impl Pace {
         self.told_at = now;
         self.measured += 0.3 * (bytes / elapsed.as_secs_f64() - self.measured);
         let is_high = loss > self.baseline + LOSS_HIGH || drop_share > DROP_SHARE_HIGH;
+        if now >= self.beside_until {
+            self.set_beside(Beside::Nothing, now);
+        }
         if self.beside != Beside::Nothing || now < self.patience_until {
             return false;
         }
@@ -231,6 +238,8 @@ fn as_rate(rate: f64) -> u64 {
 /// The rate in bytes per second beside what brings much more: so much that nobody takes the group
 /// for silent.
 const RATE_BESIDE_BETTER: u64 = 256 << 10;
+/// How long what was said to go beside counts: whoever says it may have ended.
+const BESIDE_TIME: Duration = Duration::from_secs(2);
 /// Receivers tell of what was lost in a trial for so long after it.
 const TRIAL_FORGOTTEN: Duration = Duration::from_secs(1);
 /// A paced burst lasts at most so many milliseconds.
@@ -287,7 +296,7 @@ mod tests {
     fn a_trial_beside_costs_no_rate_and_what_is_better_goes_first() {
         let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
         pace.set_beside(Beside::Trial(20_000_000), now);
-        tick_for(&mut pace, &mut now, 20, |_| 0.5);
+        tick_for(&mut pace, &mut now, 10, |_| 0.5);
         assert_eq!(pace.rate(), Some(20_000_000));
         pace.set_beside(Beside::Nothing, now);
         let ends = now + TRIAL_FORGOTTEN;
@@ -299,6 +308,8 @@ mod tests {
         assert!(pace.rate() < Some(20_000_000), "what is lost after it");
         pace.set_beside(Beside::Better, now);
         assert_eq!(pace.rate(), Some(RATE_BESIDE_BETTER));
+        tick_for(&mut pace, &mut now, 25, |_| 0.0);
+        assert!(pace.rate() > Some(10_000_000), "it was not said again");
     }
 
     #[test]
