@@ -25,8 +25,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// The longest.
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(60);
-/// How long it is tried.
-const TRY_TIME: Duration = Duration::from_millis(900);
+/// How long it is tried: nodes know of heavy loss after a second.
+const TRY_TIME: Duration = Duration::from_millis(1500);
 /// It is not tried for a cast that will be over sooner than this.
 const LEFT_MIN: f64 = 6.0;
 /// The seed leads if it brings so many times as much as the cast alone did.

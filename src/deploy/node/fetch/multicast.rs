@@ -81,6 +81,7 @@ impl Job<'_> {
                 self.fallback.datagrams(received, lost, now);
                 self.fetched.stats = stats;
                 self.swarm.multicast_is_at(stats.position);
+                self.swarm.multicast_lost(received, lost);
                 self.work.events.raise(Event::Node {
                     node: self.work.join.host.clone(),
                     pieces_missing: (self.have.len() - self.have.count()) as u64,

@@ -78,6 +78,8 @@ struct Passed {
     /// When pieces came by multicast of late, and when the first of it was heard.
     came: VecDeque<Time>,
     began: Option<Time>,
+    /// Whether that is enough to go by.
+    is_known: bool,
     /// When pieces came by the swarm of late, and how many did in the best such time.
     came_by_swarm: VecDeque<Time>,
     most_by_swarm: usize,
@@ -91,9 +93,9 @@ impl Passed {
                 came.pop_front();
             }
         }
-        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_WINDOW);
+        self.is_known |= self.began.is_some_and(|at| now.since(at) >= RATE_WINDOW);
         let by_multicast = self.came.len();
-        if !is_known {
+        if !self.is_known {
             return None;
         }
         self.most_by_swarm = self.most_by_swarm.max(self.came_by_swarm.len());
@@ -113,9 +115,8 @@ impl Passed {
 
     /// Whether the swarm brings so much more that multicast is not waited for; what is counted is
     /// kept by [`Passed::far`].
-    fn is_outrun(&self, now: Time) -> bool {
-        let is_known = self.began.is_some_and(|at| now.since(at) >= RATE_WINDOW);
-        is_known && self.came_by_swarm.len() >= OUTRUN_MIN.max(OUTRUN_TIMES * self.came.len())
+    fn is_outrun(&self) -> bool {
+        self.is_known && self.came_by_swarm.len() >= OUTRUN_MIN.max(OUTRUN_TIMES * self.came.len())
     }
 
     fn sender_is_at(&mut self, position: u32) {
@@ -201,6 +202,12 @@ impl Swarm {
     /// Where multicast is now, of which this node hears once a second.
     pub(super) fn multicast_is_at(&mut self, position: u32) {
         self.passed.sender_is_at(position);
+    }
+
+    /// So many datagrams came in the last second, and so many were lost: where many are, it is clear
+    /// at once that multicast brings little.
+    pub(super) const fn multicast_lost(&mut self, received: u64, lost: u64) {
+        self.passed.is_known |= lost > received / 2;
     }
 
     /// The first of a multicast was heard, or the first after a silence.
@@ -364,7 +371,7 @@ impl Job<'_> {
         let far = self.swarm.passed.far(now).unwrap_or(count);
         let is_hopeful = self.cause.is_none()
             && (self.listening.is_some() || self.joining)
-            && !self.swarm.passed.is_outrun(now)
+            && !self.swarm.passed.is_outrun()
             && !self.fallback.is_unheard(now);
         let wish = Wish {
             before: if is_hopeful { passed } else { count },
