@@ -204,8 +204,8 @@ impl Swarm {
         self.passed.sender_is_at(position);
     }
 
-    /// So many datagrams came in the last second, and so many were lost: where many are, it is clear
-    /// at once that multicast brings little.
+    /// So many datagrams came in the last second, and so many were lost: where many are, it is
+    /// clear at once that multicast brings little.
     pub(super) const fn multicast_lost(&mut self, received: u64, lost: u64) {
         self.passed.is_known |= lost > received / 2;
     }
