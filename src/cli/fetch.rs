@@ -58,7 +58,7 @@ pub(super) struct SwarmArgs {
     /// Ask no tracker
     #[arg(long, conflicts_with = "trackers")]
     no_trackers: bool,
-    /// Look for peers on this network even if the torrent is private, or only a link is known
+    /// Look for peers on this network even if the torrent is private, or a link with trackers
     #[arg(long)]
     lsd: bool,
     /// Do not look for peers on this network

@@ -181,13 +181,26 @@ pub struct Discovery {
     sought: BTreeMap<[u8; 20], Sought>,
     /// What is being sent: torrents and the next group of each.
     sending: VecDeque<([u8; 20], usize)>,
-    heard: BTreeMap<Sighting, Time>,
+    heard: BTreeMap<Sighting, Heard>,
     outputs: VecDeque<Found>,
     random: Random,
 }
 
 /// A torrent and a peer of it.
 type Sighting = ([u8; 20], SocketAddr);
+
+/// When it was told, and the cookie: who begins anew has another, and has heard nobody.
+#[derive(Debug)]
+struct Heard {
+    told_at: Time,
+    cookie: Option<String>,
+}
+
+impl Heard {
+    fn is_old(&self, now: Time) -> bool {
+        now.since(self.told_at) >= RETELL_INTERVAL
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Sought {
@@ -221,27 +234,31 @@ impl Discovery {
         }
         let peer = SocketAddr::new(from.ip().to_canonical(), search.port);
         for info_hash in search.info_hashes {
-            if self.sought.contains_key(&info_hash) && self.is_news((info_hash, peer), now) {
+            let is_sought = self.sought.contains_key(&info_hash);
+            if is_sought && self.is_news((info_hash, peer), search.cookie.as_ref(), now) {
                 self.outputs.push_back(Found { info_hash, peer });
                 self.welcome(info_hash, now);
             }
         }
     }
 
-    fn is_news(&mut self, found: Sighting, now: Time) -> bool {
+    fn is_news(&mut self, found: Sighting, cookie: Option<&String>, now: Time) -> bool {
         if self.outputs.len() >= HEARD_MAX {
             return false;
         }
         if self.heard.len() >= HEARD_MAX && !self.heard.contains_key(&found) {
-            self.heard.retain(|_, at| now.since(*at) < RETELL_INTERVAL);
+            self.heard.retain(|_, heard| !heard.is_old(now));
             if self.heard.len() >= HEARD_MAX {
                 return false;
             }
         }
-        let before = self.heard.insert(found, now);
-        let is_news = before.is_none_or(|at| now.since(at) >= RETELL_INTERVAL);
-        if let (false, Some(at)) = (is_news, before) {
-            self.heard.insert(found, at);
+        let before = self.heard.get(&found);
+        let is_news =
+            before.is_none_or(|heard| heard.is_old(now) || heard.cookie.as_ref() != cookie);
+        if is_news {
+            let cookie = cookie.cloned();
+            let told_at = now;
+            self.heard.insert(found, Heard { told_at, cookie });
         }
         is_news
     }
@@ -437,6 +454,22 @@ mod tests {
             "60 s have not passed"
         );
         assert_eq!(said(&mut one, at(162_000)).len(), 2);
+    }
+
+    #[test]
+    fn who_begins_anew_is_welcomed_though_it_was_heard_just_now() {
+        let mut one = machine(1);
+        said(&mut one, at(0));
+        let mut newcomers = [machine(2), machine(3)];
+        let [first, again] = newcomers
+            .each_mut()
+            .map(|other| said(other, at(0)).remove(0));
+        assert_eq!(hear(&mut one, &first, at(1)).len(), 1);
+        assert_eq!(hear(&mut one, &first, at(20_000)), [], "known");
+        assert_eq!(said(&mut one, at(61_000)).len(), 2);
+        assert!(said(&mut one, at(121_000)).is_empty());
+        assert_eq!(hear(&mut one, &again, at(121_000)).len(), 1);
+        assert_eq!(said(&mut one, at(122_100)).len(), 2);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //!      └───────────────────┴─────────────────────────────────┘
 //! ```
 //!
-//! Invariant: a peer holds at most [`WINDOW`] pieces that were revealed to it and not sent whole.
+//! Invariant: a peer holds at most a window of pieces that were revealed to it and not sent whole.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -20,12 +20,14 @@ use std::time::Duration;
 use crate::base::{PieceIndex, Time};
 use crate::machine::StreamId;
 
-/// Pieces that a peer knows of and was not sent yet.
-pub const WINDOW: usize = 3;
-/// Pieces that a peer was sent and that nobody else has: with more it gets no new ones, unless all
-/// peers have as many, or it takes them much faster than any. So a peer that cannot pass pieces on
-/// soon holds few that others wait for.
-pub const LONE_MAX: usize = 6;
+/// Pieces that a peer knows of and was not sent yet, its window, at most;
+const WINDOW: usize = 3;
+/// more if they are so small that they are fewer bytes: a peer takes a while to ask.
+const WINDOW_BYTES: usize = 128 << 10;
+/// Pieces that a peer was sent and that nobody else has, by its window: with more it gets no new
+/// ones, unless all peers have as many, or it takes them much faster than any. So a peer that
+/// cannot pass pieces on soon holds few that others wait for.
+const LONE_WINDOWS: usize = 2;
 /// How many times as long as a peer's last piece all others are being sent theirs when it counts as
 /// much faster than they.
 const OUTRUNS: u32 = 4;
@@ -42,6 +44,7 @@ const SPREADS: u32 = 8;
 /// See the module.
 #[derive(Debug)]
 pub struct Partition {
+    window: usize,
     states: Vec<State>,
     /// Pieces that nobody knows of, in the order in which they are revealed: the last first. A
     /// multicast beside begins with the first, and both meet.
@@ -77,10 +80,11 @@ struct Peer {
 }
 
 impl Partition {
-    /// Starts with `count` pieces that nobody knows of.
+    /// Starts with `count` pieces of so many bytes that nobody knows of.
     #[must_use]
-    pub fn new(count: u32) -> Self {
+    pub fn new(count: u32, piece_size: usize) -> Self {
         Self {
+            window: WINDOW.max(WINDOW_BYTES / piece_size),
             states: vec![State::Hidden; count as usize],
             hidden: (0..count).rev().map(PieceIndex::new).collect(),
             peers: BTreeMap::new(),
@@ -179,11 +183,12 @@ impl Partition {
             return self.reveal_again(now);
         };
         let holder = self.holders.get(&piece).copied();
-        let all_stuck = self.peers.values().all(|peer| peer.lone >= LONE_MAX);
+        let lone_max = LONE_WINDOWS * self.window;
+        let all_stuck = self.peers.values().all(|peer| peer.lone >= lone_max);
         let others = self.peers.iter().filter(|(peer, _)| Some(**peer) != holder);
         let with_room = others.filter(|(id, peer)| {
-            let is_open = all_stuck || peer.lone < LONE_MAX;
-            peer.window.len() < WINDOW && (is_open || self.outruns_all(**id, now))
+            let is_open = all_stuck || peer.lone < lone_max;
+            peer.window.len() < self.window && (is_open || self.outruns_all(**id, now))
         });
         let (&to, _) = with_room.min_by_key(|(_, peer)| (peer.window.len(), peer.lone))?;
         self.hidden.pop_front();
@@ -282,6 +287,7 @@ mod tests {
     use super::*;
 
     const NOW: Time = Time::from_nanos(1_000_000_000);
+    const LARGE: usize = 1 << 20;
 
     fn peer(number: u32) -> StreamId {
         StreamId::incoming(number)
@@ -293,7 +299,7 @@ mod tests {
 
     #[test]
     fn every_piece_goes_to_one_peer_within_its_window() {
-        let mut partition = Partition::new(20);
+        let mut partition = Partition::new(20, LARGE);
         (0..3).for_each(|number| partition.join(peer(number)));
         let mut given = BTreeMap::new();
         let mut turns = 0;
@@ -305,7 +311,7 @@ mod tests {
             for (to, piece) in revealed {
                 assert_eq!(given.insert(piece, to), None, "{piece} is given once");
                 let window = partition.peers[&to].window.len();
-                assert!(window <= WINDOW);
+                assert!(window <= partition.window);
             }
             let peers = partition.peers.iter();
             let sent = peers.filter_map(|(&to, peer)| Some((to, *peer.window.first()?)));
@@ -325,8 +331,21 @@ mod tests {
     }
 
     #[test]
+    fn a_window_of_small_pieces_is_as_many_bytes() {
+        let shown = |piece_size| {
+            let mut partition = Partition::new(100, piece_size);
+            partition.join(peer(0));
+            all(&mut partition, NOW).len()
+        };
+        assert_eq!(
+            [LARGE, 256 << 10, 64 << 10, 16 << 10].map(shown),
+            [3, 3, 3, 8]
+        );
+    }
+
+    #[test]
     fn what_a_lost_peer_alone_knew_is_given_to_another() {
-        let mut partition = Partition::new(2);
+        let mut partition = Partition::new(2, LARGE);
         partition.join(peer(0));
         assert_eq!(all(&mut partition, NOW).len(), 2);
         partition.sent(peer(0), PieceIndex::new(0), NOW);
@@ -340,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_holder_that_does_not_pass_on_is_not_waited_for() {
-        let mut partition = Partition::new(2);
+        let mut partition = Partition::new(2, LARGE);
         (0..2).for_each(|number| partition.join(peer(number)));
         let revealed = all(&mut partition, NOW);
         for &(to, piece) in &revealed {

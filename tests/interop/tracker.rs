@@ -30,22 +30,31 @@ const TWO_NODES: Setup = Setup {
 };
 
 #[test]
-fn stock_clients_fetch_a_bundle_from_tracker_and_web_seed_alone() {
-    in_lab(TWO_NODES, |lab| {
+fn stock_clients_and_ours_fetch_a_bundle_from_tracker_and_web_seed_alone() {
+    in_lab(Setup::nodes(3), |lab| {
         let _fleet = Fleet::serve_with(lab, &["--open-swarm"]);
         let url = format!("http://{HEAD}:{PORT}/test-1.torrent");
         let torrent = lab.scratch().join("served.torrent");
         let served = until(PATIENCE, || get(lab, "/test-1.torrent"));
         std::fs::write(&torrent, served.expect("the head serves it")).expect("there is room");
+        let into = lab.scratch().join("node3").join(FILE);
+        std::fs::create_dir(into.parent().expect("it has one")).expect("there is room");
+        let to = [
+            Path::new("--into"),
+            &into,
+            Path::new("--seed-time"),
+            Path::new("0s"),
+        ];
         let clients = [
             aria2(lab, "node1", url.as_ref(), &["--seed-time=0"]),
             libtorrent(lab, "node2", &torrent, "leech"),
+            ours(lab, "node3", "fetch", url.as_ref(), &to),
         ];
         for client in clients {
             let ended = client.end_within(PATIENCE);
             assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
         }
-        for node in ["node1", "node2"] {
+        for node in ["node1", "node2", "node3"] {
             assert_eq!(fetched(lab, node), bundle(lab), "{node}");
         }
     });

@@ -96,19 +96,19 @@ fn a_torrent_is_fetched_from_a_seed_of_the_same_network() {
         let seeds = swarm(lab, "node1", &["seed", "data.torrent"]);
         let is_up = || std::fs::read_to_string(at("node1")).ok()?.find("Seeding");
         assert!(until(PATIENCE, is_up).is_some());
-        let fetch = ["--into", "got", "--deadline", "60s", "--seed-time", "0s"];
-        let fetches = swarm(
-            lab,
-            "node2",
-            &[&["fetch", "data.torrent"][..], &fetch].concat(),
-        );
-        let ended = fetches.end_within(Duration::from_secs(90));
-        let said = std::fs::read_to_string(at("node2")).unwrap_or_default();
-        assert!(ended.is_some_and(|status| status.success()), "{said}");
-        assert_eq!(
-            std::fs::read(at("got")).ok(),
-            std::fs::read(at("data")).ok()
-        );
+        let mut magnet = lab.command("node1", FLASHOVER);
+        magnet.args(["torrent", "magnet"]).arg(at("data.torrent"));
+        let link = magnet.output().expect("flashover starts").stdout;
+        let link = String::from_utf8(link).expect("a link is text");
+        for (torrent, into) in [("data.torrent", "by-file"), (link.trim(), "by-link")] {
+            let fetch = ["fetch", torrent, "--into", into, "--deadline", "60s"];
+            let fetches = swarm(lab, "node2", &[&fetch[..], &["--seed-time", "0s"]].concat());
+            let ended = fetches.end_within(Duration::from_secs(90));
+            let said = std::fs::read_to_string(at("node2")).unwrap_or_default();
+            assert!(ended.is_some_and(|status| status.success()), "{said}");
+            let (got, data) = (std::fs::read(at(into)).ok(), std::fs::read(at("data")).ok());
+            assert!(got.is_some() && got == data, "{into}: {said}");
+        }
         drop(seeds);
     });
 }

@@ -52,8 +52,10 @@ pub(super) fn find(
         drop(tell.send(Command::Peers(peers)));
     })?;
     let near = Arc::new(Mutex::new(BTreeSet::new()));
-    // Whoever hears of us finds that we listen when we have the description.
-    if options.lsd == Some(true) && options.listen.port() != 0 {
+    // Whoever hears of us finds that we listen when we have the description. What has no tracker is
+    // hardly private.
+    let looks = options.lsd.unwrap_or(options.more_trackers.is_empty());
+    if looks && options.listen.port() != 0 {
         let (tell, heard) = (mailbox.clone(), Arc::clone(&near));
         let names = magnet.names.iter().map(|name| name.wire());
         sources.discover(names, options.listen, move |peers| {
@@ -85,7 +87,7 @@ pub(super) fn find(
             Kind::Network,
             "No peer has what the link describes",
         )
-        .hint("name one that has: --peer ADDRESS:PORT")),
+        .hint("name one that has: --peer ADDRESS:PORT; or look on this network: --lsd")),
     }
 }
 

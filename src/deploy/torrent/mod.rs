@@ -45,7 +45,7 @@ pub struct Options {
     /// Trackers besides those of the torrent.
     pub more_trackers: Vec<String>,
     /// Whether peers are looked for on this network (BEP 14); by default if the torrent is not
-    /// private. By a magnet link alone only if it is said.
+    /// private, or, of a magnet link alone, if it has no tracker.
     pub lsd: Option<bool>,
     /// Whether web seeds are asked, for what peers do not bring.
     pub web_seeds: bool,

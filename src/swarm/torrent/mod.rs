@@ -136,7 +136,8 @@ impl<V: Verify> Torrent<V> {
             disputes: Disputes::default(),
             alone: BTreeSet::new(),
             shelf: Shelf::new(config.blocks_max.saturating_sub(fetches_max)),
-            partition: is_first.then(|| Partition::new(count)),
+            partition: is_first
+                .then(|| Partition::new(count, cut.len(PieceIndex::new(0)) as usize)),
             serves: true,
             names: config.names,
             peer_id: config.peer_id,

@@ -99,6 +99,17 @@ fn directories_go_from_us_and_to_us() {
     in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
 }
 
+/// A piece of such a torrent is of several files.
+#[test]
+fn directories_without_padding_go_from_us_and_to_us() {
+    let pairs = [(OURS, "libtorrent"), ("libtorrent", OURS), (OURS, OURS)].map(|(from, to)| Pair {
+        is_tree: true,
+        is_stock: true,
+        ..Pair::told(from, to)
+    });
+    in_lab(Setup::nodes(2 * pairs.len()), |lab| pass(lab, &pairs));
+}
+
 #[test]
 fn a_stock_web_server_is_enough() {
     let pair = |is_tree| Pair {

@@ -1,6 +1,7 @@
 //! One seeder and one leecher, each alone on a node, and a torrent that nobody else has.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use flashover::base::event::Events;
@@ -32,6 +33,8 @@ pub(super) struct Pair {
     pub(super) way: Way,
     /// Whether it is a directory of files.
     pub(super) is_tree: bool,
+    /// Whether a stock tool made the torrent; of a directory it has no padding then.
+    pub(super) is_stock: bool,
 }
 
 /// How the leecher comes to the torrent and to the content.
@@ -60,6 +63,7 @@ impl Pair {
             forms: Forms::V1,
             way: Way::HttpTracker,
             is_tree: false,
+            is_stock: false,
         }
     }
 
@@ -129,7 +133,11 @@ impl<'a> Swarm<'a> {
         let contents = if pair.is_tree {
             let sizes = [CONTENT_BYTES, 100, 0, 70_001];
             let of = |(name, size)| (name, noise(seed, size));
-            TREE.into_iter().zip(sizes).map(of).collect()
+            let files = TREE.into_iter().zip(sizes).map(of);
+            // Transmission leaves out what is empty.
+            files
+                .filter(|(_, bytes)| !pair.is_stock || !bytes.is_empty())
+                .collect()
         } else {
             vec![("content", noise(seed, CONTENT_BYTES))]
         };
@@ -161,7 +169,11 @@ impl<'a> Swarm<'a> {
             public: [Way::Magnet, Way::V2Magnet].contains(&pair.way),
             ..CreateOptions::default()
         };
-        let torrent = create(&source, &options, 1, &Events::ignore()).expect("it can be made");
+        let torrent = if pair.is_stock {
+            create_by_transmission(&source, &folder.join("torrent"))
+        } else {
+            create(&source, &options, 1, &Events::ignore()).expect("it can be made")
+        };
         save(&torrent, &folder.join("torrent")).expect("the scratch has room");
         Self {
             lab,
@@ -243,6 +255,17 @@ impl<'a> Swarm<'a> {
             end_of(&self.leecher_log())
         ))
     }
+}
+
+/// A torrent of version 1 without trackers.
+fn create_by_transmission(source: &Path, torrent: &Path) -> Metainfo {
+    let mut command = Command::new("transmission-create");
+    command.args(["-s", &(PIECE_BYTES >> 10).to_string(), "-o"]);
+    let made = command.arg(torrent).arg(source).output();
+    let made = made.expect("transmission-create is there");
+    assert!(made.status.success(), "{made:?}");
+    let bytes = std::fs::read(torrent).expect("it was made");
+    Metainfo::parse(&bytes).expect("it is a torrent")
 }
 
 /// A link with the v2 name alone.
