@@ -35,6 +35,8 @@ pub const STREAM_BACKLOG: i32 = 1024;
 /// The longest TCP segment, either way. One of large frames may never arrive where a switch on the
 /// way does not take them, and nobody would hear of it.
 pub const STREAM_SEGMENT_BYTES_MAX: u32 = 1460;
+/// Fewer bytes than this at a time are messages, whose sender may wait for our word that they came.
+pub const STREAM_MESSAGE_BYTES: usize = 1024;
 /// The most bytes that one send of a stream gathers.
 pub const STREAM_BATCH_BYTES: usize = 1 << 20;
 /// The most parts that one send of a stream gathers; the kernel takes 1024.

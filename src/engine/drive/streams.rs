@@ -18,10 +18,10 @@ use bytes::Bytes;
 use crate::base::{Counter, Counters};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::limits::{
-    COPIES_MAX, STREAM_ACCEPT_REST, STREAM_CONNECT_PATIENCE, STREAM_ZERO_COPIES_MAX,
-    STREAM_ZERO_COPY_BYTES_MIN, STREAMS_MAX,
+    COPIES_MAX, STREAM_ACCEPT_REST, STREAM_CONNECT_PATIENCE, STREAM_MESSAGE_BYTES,
+    STREAM_ZERO_COPIES_MAX, STREAM_ZERO_COPY_BYTES_MIN, STREAMS_MAX,
 };
-use crate::engine::net::stream::{closed_by, dialler, tune};
+use crate::engine::net::stream::{acknowledge, closed_by, dialler, tune};
 use crate::engine::net::{Listener, sys::Gather};
 use crate::machine::{Closed, StreamId, StreamInput, StreamOp};
 
@@ -400,6 +400,9 @@ impl Streams {
         match result {
             Ok(0) => self.end(slot, failed.map_or(Closed::ByPeer, closed_by)),
             Ok(count) => {
+                if count < STREAM_MESSAGE_BYTES && stream.sending == Sending::Idle {
+                    acknowledge(&stream.fd);
+                }
                 self.counters.add(Counter::StreamBytesIn, count as u64);
                 self.counters.add(Counter::StreamReceives, 1);
                 return Some(id);

@@ -97,6 +97,12 @@ pub(in crate::engine) fn tune(fd: impl AsFd) {
     }
 }
 
+/// Says now that what came is here, instead of with what is sent next, or after 40 ms: peers that
+/// gather small messages (Nagle, as libtorrent) send nothing until then.
+pub(in crate::engine) fn acknowledge(fd: impl AsFd) {
+    let _later = sys::set_option(&fd, libc::SOL_TCP, libc::TCP_QUICKACK, 1);
+}
+
 /// What an `errno` of a connection says about its end.
 pub(in crate::engine) fn closed_by(errno: i32) -> Closed {
     match errno {
