@@ -12,6 +12,7 @@
 //! cannot be known without trying. Meanwhile the cast goes on with what has arrived of it, and does
 //! not give way: so the seed has the rest of the cable, next to nothing if the cast fills it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::base::Time;
@@ -25,8 +26,11 @@ const SILENCE: Duration = Duration::from_secs(2);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// The longest.
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(60);
-/// How long it is tried: nodes know of heavy loss after a second.
+/// How long it is tried: nodes know of heavy loss after half a second.
 const TRY_TIME: Duration = Duration::from_millis(1500);
+/// What the seed brings is counted over this time at least: it tells of it twice a second, and a
+/// busy machine less evenly.
+const RATE_TIME: Duration = Duration::from_millis(1000);
 /// It is not tried for a cast that will be over sooner than this.
 const LEFT_MIN: f64 = 6.0;
 /// The seed leads if it brings so many times as much as the cast alone did.
@@ -39,8 +43,8 @@ pub(crate) struct Sample {
     pub(crate) cast: f64,
     /// Whether loss keeps the cast slow.
     pub(crate) is_lowered: bool,
-    /// Bytes per second that the seed has sent since the last sample.
-    pub(crate) seed: f64,
+    /// Bytes that the seed has sent so far.
+    pub(crate) sent: f64,
     /// Bytes that nodes lack.
     pub(crate) left: f64,
 }
@@ -52,6 +56,9 @@ pub(crate) struct Balance {
     /// When the cast brought something last, if ever.
     heard_at: Option<Time>,
     try_again: Duration,
+    /// What the seed had sent at the last looks, of which the second is younger than
+    /// [`RATE_TIME`].
+    sent: VecDeque<(Time, f64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,11 +76,25 @@ impl Balance {
             state: State::Alone,
             heard_at: None,
             try_again: TRY_AGAIN,
+            sent: VecDeque::new(),
         }
+    }
+
+    /// Bytes per second that the seed sends of late.
+    fn seed_rate(&mut self, sent: f64, now: Time) -> f64 {
+        self.sent.push_back((now, sent));
+        while let Some((second, _)) = self.sent.get(1)
+            && now.since(*second) >= RATE_TIME
+        {
+            self.sent.pop_front();
+        }
+        let (at, before) = self.sent.front().copied().unwrap_or((now, sent));
+        (sent - before) / now.since(at).as_secs_f64().max(0.001)
     }
 
     /// Says whether the seed serves.
     pub(crate) fn decide(&mut self, sample: &Sample, now: Time) -> bool {
+        let seed = self.seed_rate(sample.sent, now);
         let is_arriving = sample.cast >= ARRIVING_MIN;
         if is_arriving {
             self.heard_at = Some(now);
@@ -89,7 +110,7 @@ impl Balance {
             State::Alone if is_arriving && is_worth_trying => trying,
             State::Alone if is_arriving => State::Held { try_at: now },
             State::Alone => State::Alone,
-            State::Leading { before } if sample.seed >= before * GAIN_MIN => self.state,
+            State::Leading { before } if seed >= before * GAIN_MIN => self.state,
             _ if is_silent => {
                 self.try_again = TRY_AGAIN;
                 State::Alone
@@ -97,9 +118,7 @@ impl Balance {
             State::Held { try_at } if now >= try_at && is_worth_trying => trying,
             State::Held { .. } => self.state,
             State::Trying { until, .. } if now < until => self.state,
-            State::Trying { before, .. } if sample.seed >= before * GAIN_MIN => {
-                State::Leading { before }
-            }
+            State::Trying { before, .. } if seed >= before * GAIN_MIN => State::Leading { before },
             State::Trying { .. } | State::Leading { .. } => {
                 let try_at = now + self.try_again;
                 self.try_again = (self.try_again * 2).min(TRY_AGAIN_MAX);
@@ -139,24 +158,29 @@ mod tests {
     }
 
     /// Runs for 30 s on a cable of 25 MB/s that lets `multicast` of it pass as such; gives the
-    /// share of the time in which the seed served, and what came in all.
+    /// share of the time in which the seed served, and what came in all. What the seed has sent is
+    /// told less often than is looked.
     fn run(multicast: f64, is_lowered: bool) -> (f64, f64) {
         let mut balance = Balance::new();
         let (mut served, mut came, mut serves) = (0.0, 0.0, true);
+        let (mut sent, mut told) = (0.0, 0.0);
         for step in 0..300 {
             let cast = match balance.beside() {
                 Beside::Nothing | Beside::Trial(_) => multicast,
                 Beside::Better => multicast.min(MB),
             };
             let seed = if serves { 25.0 * MB - cast } else { 0.0 };
+            sent += seed / 10.0;
             came += (cast + seed) / 10.0;
             served += f64::from(u8::from(serves)) / 300.0;
-            let left = 1e12;
+            if step % 6 == 0 {
+                told = sent;
+            }
             let sample = Sample {
                 cast,
                 is_lowered,
-                seed,
-                left,
+                sent: told,
+                left: 1e12,
             };
             serves = balance.decide(&sample, at(step * 100));
         }
@@ -183,7 +207,7 @@ mod tests {
         let sample = |cast| Sample {
             cast,
             is_lowered: false,
-            seed: 0.0,
+            sent: 0.0,
             left: 1e9,
         };
         assert!(!balance.decide(&sample(MB), at(0)));

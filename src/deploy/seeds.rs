@@ -26,7 +26,7 @@ use crate::swarm::torrent::{Command, Config, Event, Stats};
 const SEEDS_MAX: usize = 16;
 /// Memory for the pieces of one.
 const MEMORY_BYTES: usize = 64 << 20;
-/// How often a seed is looked at: as often as it tells how it does.
+/// How often a seed is looked at.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// How long a seed stays after a node was heard last.
 const LINGER: Duration = Duration::from_secs(300);
@@ -56,8 +56,8 @@ struct Seed {
     stats: Arc<Mutex<Stats>>,
     balance: Balance,
     serves: bool,
-    /// Bytes sent at the last look, and when that was.
-    told: (u64, Time),
+    /// When it was looked at last.
+    looked: Time,
     piece_size: usize,
 }
 
@@ -140,7 +140,7 @@ impl Seeds {
             stats,
             balance: Balance::new(),
             serves: true,
-            told: (0, self.now()),
+            looked: self.now(),
             piece_size: manifest.geometry.piece_size(),
         })
     }
@@ -153,7 +153,7 @@ impl Seeds {
     ) {
         let now = self.now();
         for ((name, serial), seed) in self.running().iter_mut() {
-            if !seed.member.is_over() && now.since(seed.told.1) >= LOOK_PERIOD {
+            if !seed.member.is_over() && now.since(seed.looked) >= LOOK_PERIOD {
                 seed.balance(pulse(name, *serial), now);
                 tell_cast(name, *serial, seed.balance.beside());
             }
@@ -199,17 +199,13 @@ impl Seed {
     fn balance(&mut self, pulse: Option<Pulse>, now: Time) {
         let pulse = pulse.unwrap_or_default();
         let sent = lock(&self.stats).bytes_out;
-        let seconds = now.since(self.told.1).as_secs_f64();
+        self.looked = now;
         #[expect(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
-        let (seed, piece) = (
-            sent.saturating_sub(self.told.0) as f64 / seconds.max(0.001),
-            self.piece_size as f64,
-        );
-        self.told = (sent, now);
+        let (sent, piece) = (sent as f64, self.piece_size as f64);
         let sample = Sample {
             cast: pulse.arriving,
             is_lowered: pulse.is_lowered,
-            seed,
+            sent,
             left: f64::from(pulse.pieces_lacking) * piece,
         };
         let serves = self.balance.decide(&sample, now);

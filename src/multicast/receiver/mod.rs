@@ -191,7 +191,7 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
         if self.started.is_none() {
             self.started = Some(now);
             self.heard_at = now;
-            self.stats_at = now + STATS_INTERVAL;
+            self.stats_at = now + STATS_INTERVAL / 2;
             self.schedule.start(now);
             self.end_if_complete(now);
         }

@@ -34,6 +34,9 @@ pub(super) struct Pace {
     /// How it was before the rate was lowered.
     before: Option<Before>,
     baseline: f64,
+    /// What arrived when the rate was lowered last: it is raised slowly just below, so that the
+    /// bottleneck is seldom overrun, and what goes beside finds room.
+    ceiling: f64,
 }
 
 /// The rate and the loss when the lowering began.
@@ -60,6 +63,7 @@ impl Pace {
             patience_until: Time::ZERO,
             before: None,
             baseline: 0.0,
+            ceiling: 0.0,
         }
     }
 
@@ -68,13 +72,14 @@ impl Pace {
     }
 
     /// Sets what goes beside for [`BESIDE_TIME`]. After a trial the rate is what it was before, and
-    /// what was lost in it does not lower it.
+    /// what was lost in it does not lower it. Nor does what was lost until then count as the
+    /// network's own: the seed had gone beside.
     pub(super) fn set_beside(&mut self, beside: Beside, now: Time) {
         self.beside_until = now + BESIDE_TIME;
         let before = std::mem::replace(&mut self.beside, beside);
         if let (Beside::Trial(rate), Beside::Nothing) = (before, beside) {
             self.adapted = Some(rate.max(RATE_BYTES_PER_S_MIN));
-            self.before = None;
+            (self.before, self.baseline) = (None, 0.0);
             self.patience_until = now + TRIAL_FORGOTTEN;
         }
     }
@@ -162,12 +167,13 @@ impl Pace {
         let is_drowned = loss > LOSS_OWN_MAX;
         let is_bottleneck = is_drowned || arrives > 0.5 * arrived * (1.0 + rate / before.rate);
         if before.times >= 2 && !is_bottleneck && drop_share < DROP_SHARE_HIGH {
-            self.baseline = loss;
+            (self.baseline, self.ceiling) = (loss, 0.0);
             self.before = None;
             self.adapted = Some(as_rate(before.rate * 1.5));
             return false;
         }
         let times = before.times + 1;
+        self.ceiling = arrives;
         self.before = Some(Before { times, ..before });
         let found = before.times > 0 && is_bottleneck && drop_share < DROP_SHARE_HIGH;
         let lowered = if found || is_drowned {
@@ -183,7 +189,10 @@ impl Pace {
         let Some(adapted) = self.adapted else {
             return;
         };
-        let raised = as_rate(as_f64(adapted) * 1.02);
+        let adapted = as_f64(adapted);
+        let is_near = adapted > self.ceiling * 0.9 && adapted < self.ceiling;
+        let step = if is_near { RAISE_NEAR } else { RAISE };
+        let raised = as_rate(adapted * step);
         let is_limiting = as_f64(raised) < 4.0 * self.measured.max(as_f64(RATE_BYTES_PER_S_MIN));
         let is_below_cap = self.rate_max.is_none_or(|cap| raised < cap);
         self.adapted = (is_limiting && is_below_cap).then_some(raised);
@@ -250,6 +259,10 @@ const LOSS_HIGH: f64 = 0.1;
 const LOSS_OWN_MAX: f64 = 0.75;
 /// The rate is divided by this at most in one step: few datagrams of many tell little.
 const STEP_MAX: f64 = 4.0;
+/// The rate is multiplied by this in every tick without loss,
+const RAISE: f64 = 1.02;
+/// and by this just below the ceiling.
+const RAISE_NEAR: f64 = 1.003;
 /// Loss below which nothing is sent proactively.
 const LOSS_NONE: f64 = 0.0005;
 /// The share of datagrams or pieces dropped by receivers themselves at which the rate is lowered.
@@ -293,12 +306,33 @@ mod tests {
     }
 
     #[test]
+    fn a_bottleneck_is_seldom_overrun_and_forgotten_when_it_is_gone() {
+        let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
+        let overrun = std::cell::Cell::new(0);
+        let loss = |rate: f64| {
+            let loss = (1.0 - 40e6 / rate).max(0.0);
+            overrun.set(overrun.get() + u32::from(loss > 0.05));
+            loss
+        };
+        tick_for(&mut pace, &mut now, 100, loss);
+        overrun.set(0);
+        tick_for(&mut pace, &mut now, 300, loss);
+        assert!(overrun.get() < 30, "{overrun:?} of 300");
+        tick_for(&mut pace, &mut now, 120, |_| 0.0);
+        let rate = pace.rate().map_or(100e6, as_f64);
+        assert!(rate > 80e6, "{rate}");
+    }
+
+    #[test]
     fn a_trial_beside_costs_no_rate_and_what_is_better_goes_first() {
         let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
+        tick_for(&mut pace, &mut now, 60, |_| 0.4);
+        assert!(pace.baseline > 0.3, "{}", pace.baseline);
         pace.set_beside(Beside::Trial(20_000_000), now);
         tick_for(&mut pace, &mut now, 10, |_| 0.5);
         assert_eq!(pace.rate(), Some(20_000_000));
         pace.set_beside(Beside::Nothing, now);
+        assert!(pace.baseline < 0.01, "it was the seed's");
         let ends = now + TRIAL_FORGOTTEN;
         while now + TICK < ends {
             tick_for(&mut pace, &mut now, 1, |_| 0.5);
