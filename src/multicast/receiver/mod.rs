@@ -191,6 +191,7 @@ impl<C: Code, X: Cipher, V: Verify> Receiver<C, X, V> {
         if self.started.is_none() {
             self.started = Some(now);
             self.heard_at = now;
+            // Soon: by the first it is judged whether multicast is worth waiting for.
             self.stats_at = now + STATS_INTERVAL / 2;
             self.schedule.start(now);
             self.end_if_complete(now);
