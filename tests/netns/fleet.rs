@@ -262,6 +262,11 @@ impl Receipt {
         value.expect("a receipt has all counters")
     }
 
+    /// Why multicast was not enough.
+    pub(crate) fn causes(&self) -> String {
+        self.json["causes"].to_string()
+    }
+
     /// Bytes of the bundle that came that way.
     pub(crate) fn bytes_by(&self, via: &str) -> u64 {
         self.json["shares"][via]

@@ -35,6 +35,8 @@ pub(super) enum Cause {
     Filtered,
     /// It came, and stopped.
     Silent,
+    /// It stopped, and came again when the group was joined again.
+    Renewed,
     /// Of what is sent only the small datagrams come.
     TooLarge,
     /// The head has put this node last.
@@ -56,6 +58,10 @@ impl fmt::Display for Cause {
             }
             Self::Silent => {
                 "multicast has stopped reaching this node (IGMP membership lost, or the head is gone)"
+            }
+            Self::Renewed => {
+                "multicast had stopped until the group was joined again (IGMP membership lost: a \
+                 switch forgets who is never asked; see --igmp-querier)"
             }
             Self::TooLarge => {
                 "only the small datagrams of the multicast reach this node (an MTU on the way is too \

@@ -146,6 +146,8 @@ struct Job<'a> {
     swarm: Swarm,
     fallback: Fallback,
     cause: Option<Cause>,
+    /// What was the matter, and is over: the next report says it.
+    told: Option<Cause>,
     /// Why the head did not help when it was asked last.
     refusal: Option<String>,
     piece_at: Time,
@@ -182,6 +184,7 @@ impl<'a> Job<'a> {
             swarm: Swarm::default(),
             fallback: Fallback::new(Time::ZERO),
             cause: None,
+            told: None,
             refusal: None,
             piece_at: Time::ZERO,
             progress_at: Time::ZERO,
@@ -257,7 +260,9 @@ impl<'a> Job<'a> {
             self.report_at = now + REPORT_PERIOD;
             let report = Box::new(self.report());
             // A report that finds no courier is made again in two seconds.
-            let _taken = self.couriers.send(Errand::Report(report));
+            if self.couriers.send(Errand::Report(report)) {
+                self.told = None;
+            }
         }
         self.check_deadlines(now)
     }
@@ -271,8 +276,9 @@ impl<'a> Job<'a> {
 
     fn report(&self) -> Report {
         let cause = self
-            .cause
+            .told
             .as_ref()
+            .or(self.cause.as_ref())
             .map_or_else(String::new, Cause::to_string);
         Report {
             node: self.work.join.node.clone(),
@@ -318,6 +324,14 @@ impl<'a> Job<'a> {
 }
 
 impl Fetched {
+    /// Remembers a cause, once.
+    fn cause(&mut self, cause: &Cause) {
+        let text = cause.to_string();
+        if !self.causes.contains(&text) {
+            self.causes.push(text);
+        }
+    }
+
     /// Adds what a later job on the same store fetched.
     pub(super) fn follow(&mut self, later: Self) {
         self.shares.add(Via::Multicast, later.shares.multicast);

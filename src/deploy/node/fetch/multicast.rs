@@ -69,6 +69,9 @@ impl Job<'_> {
                 self.join(now);
             }
             Heard::Alive => {
+                if self.regroups > 0 {
+                    self.renewed(now);
+                }
                 (self.is_silent, self.regroups) = (false, 0);
                 self.fallback.alive();
                 self.swarm.multicast_is_heard(now);
@@ -165,6 +168,16 @@ impl Job<'_> {
             }
             Err(error) => self.cannot_listen(error.to_string(), now),
         }
+    }
+
+    /// The group was joined again, and something comes: that it had to be is told on both sides,
+    /// also when it took so little time that nobody else had to help.
+    fn renewed(&mut self, now: Time) {
+        let cause = Cause::Renewed;
+        self.work.events.warn(cause.to_string());
+        self.fetched.cause(&cause);
+        self.told = Some(cause);
+        self.report_at = now;
     }
 
     /// Whether the group is left and joined again, because nothing comes though the head sends:

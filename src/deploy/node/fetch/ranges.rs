@@ -95,9 +95,7 @@ impl Job<'_> {
                         (false, false) => "byte ranges of the head are fetched",
                     };
                     self.work.events.warn(format!("{text}: {instead}"));
-                    if !self.fetched.causes.contains(&text) {
-                        self.fetched.causes.push(text);
-                    }
+                    self.fetched.cause(cause);
                 }
                 None => self.work.events.note("multicast brings pieces again"),
             }
