@@ -34,8 +34,10 @@ pub(super) struct Pace {
     /// How it was before the rate was lowered.
     before: Option<Before>,
     baseline: f64,
-    /// What arrived when the rate was lowered last: it is raised slowly just below, so that the
-    /// bottleneck is seldom overrun, and what goes beside finds room.
+    /// The last time the rate was lowered, until it is as high again without loss.
+    lowered: Option<Lowered>,
+    /// What arrived then, where that was twice about the same: a bottleneck, not a burst. The rate
+    /// is raised slowly just below, so that it is seldom overrun and what goes beside finds room.
     ceiling: f64,
 }
 
@@ -46,6 +48,12 @@ struct Before {
     loss: f64,
     /// How often it was lowered since.
     times: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lowered {
+    rate: f64,
+    arrives: f64,
 }
 
 impl Pace {
@@ -63,6 +71,7 @@ impl Pace {
             patience_until: Time::ZERO,
             before: None,
             baseline: 0.0,
+            lowered: None,
             ceiling: 0.0,
         }
     }
@@ -134,7 +143,11 @@ impl Pace {
         self.bytes_told = self.bytes_sent;
         let elapsed = now.since(self.told_at).clamp(TICK, TICK * 10);
         self.told_at = now;
-        self.measured += 0.3 * (bytes / elapsed.as_secs_f64() - self.measured);
+        let measured = bytes / elapsed.as_secs_f64();
+        // The first is taken as it is: an average that begins at 0 would make an early loss cost
+        // far more than a later one.
+        let weight = if self.measured > 0.0 { 0.3 } else { 1.0 };
+        self.measured += weight * (measured - self.measured);
         let is_high = loss > self.baseline + LOSS_HIGH || drop_share > DROP_SHARE_HIGH;
         if now >= self.beside_until {
             self.set_beside(Beside::Nothing, now);
@@ -173,7 +186,9 @@ impl Pace {
             return false;
         }
         let times = before.times + 1;
-        self.ceiling = arrives;
+        let known = self.lowered.replace(Lowered { rate, arrives });
+        let is_known = known.is_some_and(|it| (0.9..1.11).contains(&(arrives / it.arrives)));
+        self.ceiling = if is_known { arrives } else { 0.0 };
         self.before = Some(Before { times, ..before });
         let found = before.times > 0 && is_bottleneck && drop_share < DROP_SHARE_HIGH;
         let lowered = if found || is_drowned {
@@ -186,6 +201,10 @@ impl Pace {
     }
 
     fn raise(&mut self) {
+        let rate = self.adapted.map_or(f64::INFINITY, as_f64);
+        if self.lowered.is_some_and(|it| rate > it.rate * FORGIVEN) {
+            (self.lowered, self.ceiling) = (None, 0.0);
+        }
         let Some(adapted) = self.adapted else {
             return;
         };
@@ -259,6 +278,8 @@ const LOSS_HIGH: f64 = 0.1;
 const LOSS_OWN_MAX: f64 = 0.75;
 /// The rate is divided by this at most in one step: few datagrams of many tell little.
 const STEP_MAX: f64 = 4.0;
+/// A rate so much above the one that was lowered shows that it was no bottleneck.
+const FORGIVEN: f64 = 1.1;
 /// The rate is multiplied by this in every tick without loss,
 const RAISE: f64 = 1.02;
 /// and by this just below the ceiling.
