@@ -10,6 +10,7 @@ use crate::machine::Channel;
 mod disk;
 mod namespace;
 mod streams;
+mod theatre;
 
 /// Both backends, each in its best way.
 const BOTH: [Ways; 2] = [

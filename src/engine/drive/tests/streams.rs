@@ -12,138 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use super::namespace::in_namespace_under;
+use super::theatre::{Actor, Theatre, theatre};
 use super::*;
 use crate::engine::limits::{STREAM_UNSENT_BYTES, STREAM_ZERO_COPIES_MAX};
 use crate::machine::{Closed, StreamId};
-
-/// A machine whose streams are moved by a function: it gets what the machine hears, and a list for
-/// what the machine wants; a break ends the run.
-struct Actor<F> {
-    act: F,
-    wishes: VecDeque<StreamOp>,
-    is_over: bool,
-    /// Sends itself datagrams all the time.
-    flood: Option<(SocketAddr, usize)>,
-}
-
-impl<F> Actor<F>
-where
-    F: FnMut(StreamInput<'_>, &mut VecDeque<StreamOp>) -> ControlFlow<()>,
-{
-    fn new(wishes: impl Into<VecDeque<StreamOp>>, act: F) -> Self {
-        Self {
-            act,
-            wishes: wishes.into(),
-            is_over: false,
-            flood: None,
-        }
-    }
-}
-
-impl<F> Machine for Actor<F>
-where
-    F: FnMut(StreamInput<'_>, &mut VecDeque<StreamOp>) -> ControlFlow<()>,
-{
-    type Command = StreamOp;
-    type Event = ();
-
-    fn handle(&mut self, input: Input<'_, StreamOp>, _now: Time) {
-        match input {
-            Input::Stream(input) => {
-                self.is_over |= (self.act)(input, &mut self.wishes).is_break();
-            }
-            Input::Command(wish) => self.wishes.push_back(wish),
-            Input::Datagrams(_) => {
-                if let Some((_, count)) = &mut self.flood {
-                    *count += 1;
-                }
-            }
-            Input::Disk(_) | Input::Timeout => {}
-        }
-    }
-
-    fn poll_transmit(&mut self, _now: Time, buffer: &mut [u8]) -> Option<Transmit> {
-        let (to, _) = self.flood?;
-        buffer[..100].fill(1);
-        Some(Transmit {
-            channel: Channel(0),
-            to,
-            len: 100,
-            segment_size: 100,
-        })
-    }
-
-    fn poll_output(&mut self) -> Option<Output<()>> {
-        if self.is_over {
-            return Some(Output::Event(()));
-        }
-        self.wishes.pop_front().map(Output::Stream)
-    }
-
-    fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
-}
-
-/// A driver with listeners, and what a test needs of it.
-struct Theatre {
-    driver: Driver,
-    mailbox: Mailbox<StreamOp>,
-    commands: Commands<StreamOp>,
-    counters: Arc<Counters>,
-}
-
-fn theatre(ways: Ways, listeners: Vec<Listener>, sockets: Vec<Socket>) -> Theatre {
-    let counters = Arc::new(Counters::default());
-    let (mailbox, commands) = mailbox().unwrap();
-    let driver = Driver::new(Setup {
-        sockets,
-        listeners,
-        files: vec![],
-        arena: None,
-        ways,
-        counters: Arc::clone(&counters),
-    });
-    Theatre {
-        driver: driver.unwrap(),
-        mailbox,
-        commands,
-        counters,
-    }
-}
-
-impl Theatre {
-    /// Runs until the actor breaks; fails when it does not.
-    fn play<F>(&mut self, actor: &mut Actor<F>)
-    where
-        F: FnMut(StreamInput<'_>, &mut VecDeque<StreamOp>) -> ControlFlow<()>,
-    {
-        let (over, watched) = crossbeam::channel::bounded::<()>(1);
-        let mailbox = self.mailbox.clone();
-        let mut broke = false;
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                if watched
-                    .recv_timeout(DEADLINE)
-                    .is_err_and(|e| e.is_timeout())
-                {
-                    mailbox.stop();
-                }
-            });
-            let ended = self.driver.run(actor, &self.commands, |()| {
-                broke = true;
-                ControlFlow::Break(())
-            });
-            drop(over);
-            ended.unwrap();
-        });
-        assert!(broke, "the test's end did not come before its deadline");
-    }
-
-    fn count(&self, counter: Counter) -> u64 {
-        self.counters.get(counter)
-    }
-}
 
 fn listener() -> Listener {
     Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap()
@@ -373,7 +245,7 @@ fn a_peer_that_does_not_read_holds_up_nobody_and_its_bytes_are_let_go_of() {
         let socket = loopback();
         let address = socket.local();
         let mut theatre = theatre(ways, vec![listener()], vec![socket]);
-        let to_us = dial(theatre_address(&theatre));
+        let to_us = dial(theatre.address());
         let mailbox = theatre.mailbox.clone();
         let closer = std::thread::spawn(move || {
             let (silent, _) = server.accept().unwrap();
@@ -416,10 +288,6 @@ fn a_peer_that_does_not_read_holds_up_nobody_and_its_bytes_are_let_go_of() {
         drop(theatre);
         assert_eq!(held.load(Ordering::Relaxed), 0, "{ways}");
     }
-}
-
-fn theatre_address(theatre: &Theatre) -> SocketAddr {
-    theatre.driver.listens_on()[0]
 }
 
 #[test]
