@@ -117,6 +117,14 @@ impl Partition {
         }
     }
 
+    /// All who had a piece are gone.
+    pub fn lost(&mut self, piece: PieceIndex) {
+        if self.states.get(piece.as_usize()) == Some(&State::Spread) {
+            self.spread_count -= 1;
+            self.hide(piece);
+        }
+    }
+
     /// All of a piece was sent to a peer.
     pub fn sent(&mut self, peer: StreamId, piece: PieceIndex, now: Time) {
         if let Some(place) = self.peers.get_mut(&peer)
@@ -355,6 +363,26 @@ mod tests {
         let again = all(&mut partition, NOW);
         assert_eq!(again.len(), 2, "sent or not, nobody has it now");
         assert!(again.iter().all(|(to, _)| *to == peer(1)));
+    }
+
+    #[test]
+    fn what_all_who_had_it_took_with_them_is_given_to_another() {
+        let mut partition = Partition::new(1, LARGE);
+        (0..3).for_each(|number| partition.join(peer(number)));
+        let (first, piece) = all(&mut partition, NOW)[0];
+        let others = (0..3).map(peer).filter(|&id| id != first);
+        let [second, third]: [StreamId; 2] = others.collect::<Vec<_>>().try_into().unwrap();
+        partition.sent(first, piece, NOW);
+        partition.lost(piece);
+        assert_eq!(all(&mut partition, NOW), [], "its one holder is there");
+        partition.seen(second, piece, NOW);
+        assert!(partition.is_over());
+        partition.leave(first);
+        partition.leave(second);
+        assert_eq!(all(&mut partition, NOW), [], "somebody else may have it");
+        partition.lost(piece);
+        assert_eq!(all(&mut partition, NOW), [(third, piece)]);
+        assert_eq!(partition.spread_count(), 0);
     }
 
     #[test]

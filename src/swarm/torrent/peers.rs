@@ -439,6 +439,7 @@ impl<V: Verify> Torrent<V> {
         if let Some(partition) = &mut self.partition {
             partition.leave(id);
         }
+        self.show_again(&peer.theirs);
         self.waiting.remove(&id);
         self.dirty.remove(&id);
         if !id.is_incoming() {

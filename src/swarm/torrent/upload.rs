@@ -1,7 +1,7 @@
 //! What is seeded: what peers are shown, and what they are sent.
 
 use super::{Event, Torrent, Why};
-use crate::base::{PieceIndex, Time};
+use crate::base::{Bitmap, PieceIndex, Time};
 use crate::image::verify::Verify;
 use crate::machine::{DiskDone, DiskError, DiskKind, StreamId};
 use crate::swarm::limits::{AHEAD_BYTES_MAX, ORDERS_MAX, READ_AHEAD};
@@ -18,7 +18,7 @@ impl<V: Verify> Torrent<V> {
         };
         if let Some(partition) = &mut self.partition {
             partition.join(id);
-            peer.shown = Some(crate::base::Bitmap::new(count));
+            peer.shown = Some(Bitmap::new(count));
             if peer.knows_fast {
                 peer.say(&Message::HaveNone);
             } else {
@@ -67,6 +67,25 @@ impl<V: Verify> Torrent<V> {
         }
         if partition.is_over() && partition.patience_ends().is_none() {
             self.partition = None;
+        }
+    }
+
+    /// Shows again what nobody has any more since a peer is gone: all wait for it here.
+    pub(super) fn show_again(&mut self, theirs: &Bitmap) {
+        for index in theirs.iter().filter(|&index| self.have.get(index)) {
+            let piece = PieceIndex::new(u32::try_from(index).unwrap_or(u32::MAX));
+            if self.picker.availability(piece) > 0 {
+                continue;
+            }
+            if let Some(partition) = &mut self.partition {
+                partition.lost(piece);
+                continue;
+            }
+            for peer in self.peers.values_mut() {
+                if peer.shown.as_mut().is_some_and(|shown| shown.set(index)) {
+                    peer.say(&Message::Have(piece));
+                }
+            }
         }
     }
 
