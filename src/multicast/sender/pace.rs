@@ -41,19 +41,25 @@ pub(super) struct Pace {
     ceiling: f64,
 }
 
-/// The rate and the loss when the lowering began.
+/// How the lowering began, and how often the rate was lowered since.
 #[derive(Clone, Copy, Debug)]
 struct Before {
-    rate: f64,
-    loss: f64,
-    /// How often it was lowered since.
+    first: Lowered,
     times: u32,
 }
 
+/// What was sent when the rate was lowered, and what of it arrived, in bytes a second.
 #[derive(Clone, Copy, Debug)]
 struct Lowered {
     rate: f64,
     arrives: f64,
+}
+
+impl Lowered {
+    /// Whether more arrives than if the share that is lost were the same: lowering helped.
+    fn is_as_much_as(self, earlier: Self) -> bool {
+        self.arrives > 0.5 * earlier.arrives * (1.0 + self.rate / earlier.rate)
+    }
 }
 
 impl Pace {
@@ -169,29 +175,32 @@ impl Pace {
     fn lower(&mut self, loss: f64, drop_share: f64) -> bool {
         let limit = self.adapted.map_or(f64::INFINITY, as_f64);
         let rate = limit.min(self.measured);
+        let arrives = rate * (1.0 - loss);
+        let this = Lowered { rate, arrives };
         let first = Before {
-            rate,
-            loss,
+            first: this,
             times: 0,
         };
-        let before = self.before.unwrap_or(first);
-        let arrived = before.rate * (1.0 - before.loss);
-        let arrives = rate * (1.0 - loss);
+        let Before { first, times } = self.before.unwrap_or(first);
+        let last = self.lowered.replace(this);
         let is_drowned = loss > LOSS_OWN_MAX;
-        let is_bottleneck = is_drowned || arrives > 0.5 * arrived * (1.0 + rate / before.rate);
-        if before.times >= 2 && !is_bottleneck && drop_share < DROP_SHARE_HIGH {
+        // The first may tell too little loss: queues took what came before they were full.
+        let is_bottleneck = is_drowned
+            || this.is_as_much_as(first)
+            || last.is_some_and(|last| times > 0 && this.is_as_much_as(last));
+        let is_own = drop_share >= DROP_SHARE_HIGH;
+        if times >= 2 && !is_bottleneck && !is_own {
             (self.baseline, self.ceiling) = (loss, 0.0);
-            self.before = None;
-            self.adapted = Some(as_rate(before.rate * 1.5));
+            (self.before, self.lowered) = (None, None);
+            self.adapted = Some(as_rate(first.rate * 1.5));
             return false;
         }
-        let times = before.times + 1;
-        let known = self.lowered.replace(Lowered { rate, arrives });
-        let is_known = known.is_some_and(|it| (0.9..1.11).contains(&(arrives / it.arrives)));
-        self.ceiling = if is_known { arrives } else { 0.0 };
-        self.before = Some(Before { times, ..before });
-        let found = before.times > 0 && is_bottleneck && drop_share < DROP_SHARE_HIGH;
-        let lowered = if found || is_drowned {
+        let is_found = is_drowned || times > 0 && is_bottleneck && !is_own;
+        let is_again = last.is_some_and(|it| (0.9..1.11).contains(&(arrives / it.arrives)));
+        self.ceiling = if is_found || is_again { arrives } else { 0.0 };
+        let times = times + 1;
+        self.before = Some(Before { first, times });
+        let lowered = if is_found {
             arrives.max(rate / STEP_MAX)
         } else {
             rate
@@ -283,7 +292,7 @@ const FORGIVEN: f64 = 1.1;
 /// The rate is multiplied by this in every tick without loss,
 const RAISE: f64 = 1.02;
 /// and by this just below the ceiling.
-const RAISE_NEAR: f64 = 1.003;
+const RAISE_NEAR: f64 = 1.0015;
 /// Loss below which nothing is sent proactively.
 const LOSS_NONE: f64 = 0.0005;
 /// The share of datagrams or pieces dropped by receivers themselves at which the rate is lowered.
@@ -324,6 +333,21 @@ mod tests {
                 "{rate}: a loss of {loss} does not slow for long"
             );
         }
+    }
+
+    /// The first loss that is told is far too low: queues took what was sent before they were full.
+    #[test]
+    fn a_bottleneck_behind_queues_that_fill_is_no_loss_of_the_network() {
+        let (mut pace, mut now) = (Pace::new(None), Time::ZERO);
+        let ticks = std::cell::Cell::new(0);
+        tick_for(&mut pace, &mut now, 60, |rate| {
+            ticks.set(ticks.get() + 1);
+            let bottleneck = if ticks.get() < 3 { 45e6 } else { 20e6 };
+            (1.0 - bottleneck / rate).max(0.0)
+        });
+        assert!(pace.baseline < 0.01, "{}", pace.baseline);
+        let rate = pace.rate().map_or(100e6, as_f64);
+        assert!(rate < 25e6, "{rate}");
     }
 
     #[test]
