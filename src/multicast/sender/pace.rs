@@ -36,8 +36,9 @@ pub(super) struct Pace {
     baseline: f64,
     /// The last time the rate was lowered, until it is as high again without loss.
     lowered: Option<Lowered>,
-    /// What arrived then, where that was twice about the same: a bottleneck, not a burst. The rate
-    /// is raised slowly just below, so that it is seldom overrun and what goes beside finds room.
+    /// What arrived then, where lowering helped or twice about the same arrived: that is a
+    /// bottleneck, no burst. Just below, the rate is raised slowly: it is seldom overrun, and what
+    /// goes beside finds room.
     ceiling: f64,
 }
 

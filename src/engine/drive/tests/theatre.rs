@@ -129,6 +129,7 @@ impl Theatre {
     pub(super) fn count(&self, counter: Counter) -> u64 {
         self.counters.get(counter)
     }
+
     /// Where its first listener is.
     pub(super) fn address(&self) -> SocketAddr {
         self.driver.listens_on()[0]
