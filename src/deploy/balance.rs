@@ -1,16 +1,18 @@
 //! Cast and seed of one bundle leave the head by one cable: which of them has it first, now.
 //!
 //! ```text
-//!   Alone --something arrives--> Held --loss keeps the cast slow--> Trying --much more--> Leading
-//!     ^                           ^                                   |                     |
-//!     '--nothing arrives          '-------------no gain---------------+---------------------'
+//!   Waiting -something arrives-> Held -loss keeps the cast slow-> Trying -much more-> Leading
+//!      |                         ^  ^                               |                    |
+//!      '-nothing-> Alone --------'  '------------no gain------------+--------------------'
 //! ```
 //!
-//! While the cast reaches anybody well, the seed would only take from it: who lacks something has
-//! it from other nodes. But where a network lets little pass as multicast (storm control,
-//! wireless), the seed brings much more: it leads, and the cast goes at its lowest rate. That
-//! cannot be known without trying. Meanwhile the cast goes on with what has arrived of it, and does
-//! not give way: so the seed has the rest of the cable, next to nothing if the cast fills it.
+//! A silence leads back to `Alone` from everywhere. Where both begin at once the seed waits a
+//! moment: beside it the cast would find too low a rate. While the cast reaches anybody well, the
+//! seed would only take from it: who lacks something has it from other nodes. But where a network
+//! lets little pass as multicast (storm control, wireless), the seed brings much more: it leads,
+//! and the cast goes at its lowest rate. That cannot be known without trying. Meanwhile the cast
+//! goes on with what has arrived of it, and does not give way: so the seed has the rest of the
+//! cable, next to nothing if the cast fills it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,7 +22,9 @@ use crate::multicast::sender::Beside;
 
 /// A cast brings something if so much arrives, in bytes per second.
 const ARRIVING_MIN: f64 = 16_384.0;
-/// Nothing must arrive for this long before the seed serves.
+/// How long a seed waits for the first of a cast that begins.
+const FIRST: Duration = Duration::from_millis(500);
+/// Nothing must arrive any more for this long before the seed serves.
 const SILENCE: Duration = Duration::from_secs(2);
 /// The time between a trial in vain and the next; it doubles after each.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -39,7 +43,7 @@ const GAIN_MIN: f64 = 2.0;
 /// How both do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// Bytes per second that the cast brings to the median node.
+    /// Bytes per second that the cast brings to nine nodes in ten of those that hear it.
     pub(crate) cast: f64,
     /// Whether loss keeps the cast slow.
     pub(crate) is_lowered: bool,
@@ -63,6 +67,7 @@ pub(crate) struct Balance {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
+    Waiting { until: Time },
     Alone,
     Held { try_at: Time },
     Trying { until: Time, before: f64 },
@@ -70,10 +75,20 @@ enum State {
 }
 
 impl Balance {
+    /// Begins beside a cast.
+    pub(crate) fn beside_cast(now: Time) -> Self {
+        let until = now + FIRST;
+        Self::new(State::Waiting { until })
+    }
+
     /// Begins with the seed alone.
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn alone() -> Self {
+        Self::new(State::Alone)
+    }
+
+    const fn new(state: State) -> Self {
         Self {
-            state: State::Alone,
+            state,
             heard_at: None,
             try_again: TRY_AGAIN,
             sent: VecDeque::new(),
@@ -107,9 +122,10 @@ impl Balance {
             before: sample.cast,
         };
         self.state = match self.state {
-            State::Alone if is_arriving && is_worth_trying => trying,
-            State::Alone if is_arriving => State::Held { try_at: now },
-            State::Alone => State::Alone,
+            State::Waiting { .. } | State::Alone if is_arriving && is_worth_trying => trying,
+            State::Waiting { .. } | State::Alone if is_arriving => State::Held { try_at: now },
+            State::Waiting { until } if now < until => self.state,
+            State::Waiting { .. } | State::Alone => State::Alone,
             State::Leading { before } if seed >= before * GAIN_MIN => self.state,
             _ if is_silent => {
                 self.try_again = TRY_AGAIN;
@@ -125,13 +141,18 @@ impl Balance {
                 State::Held { try_at }
             }
         };
-        !matches!(self.state, State::Held { .. })
+        self.serves()
+    }
+
+    /// Whether the seed serves.
+    pub(crate) const fn serves(&self) -> bool {
+        !matches!(self.state, State::Waiting { .. } | State::Held { .. })
     }
 
     /// What the seed means for the cast.
     pub(crate) fn beside(&self) -> Beside {
         match self.state {
-            State::Alone | State::Held { .. } => Beside::Nothing,
+            State::Waiting { .. } | State::Alone | State::Held { .. } => Beside::Nothing,
             State::Trying { before, .. } => Beside::Trial(as_rate(before)),
             State::Leading { .. } => Beside::Better,
         }
@@ -161,7 +182,7 @@ mod tests {
     /// share of the time in which the seed served, and what came in all. What the seed has sent is
     /// told less often than is looked.
     fn run(multicast: f64, is_lowered: bool) -> (f64, f64) {
-        let mut balance = Balance::new();
+        let mut balance = Balance::alone();
         let (mut served, mut came, mut serves) = (0.0, 0.0, true);
         let (mut sent, mut told) = (0.0, 0.0);
         for step in 0..300 {
@@ -203,7 +224,7 @@ mod tests {
     #[test]
     fn a_cast_that_nobody_hears_does_not_hold_the_seed() {
         assert!(run(0.0, false).0 > 0.99);
-        let mut balance = Balance::new();
+        let mut balance = Balance::alone();
         let sample = |cast| Sample {
             cast,
             is_lowered: false,
@@ -213,5 +234,21 @@ mod tests {
         assert!(!balance.decide(&sample(MB), at(0)));
         assert!(!balance.decide(&sample(0.0), at(1900)));
         assert!(balance.decide(&sample(0.0), at(2000)));
+    }
+
+    #[test]
+    fn a_seed_waits_a_moment_for_a_cast_that_begins() {
+        let sample = |cast| Sample {
+            cast,
+            is_lowered: false,
+            sent: 0.0,
+            left: 1e9,
+        };
+        for arrives in [0.0, MB] {
+            let mut balance = Balance::beside_cast(at(0));
+            assert!(!balance.serves());
+            assert!(!balance.decide(&sample(0.0), at(400)));
+            assert_eq!(balance.decide(&sample(arrives), at(600)), arrives < 1.0);
+        }
     }
 }

@@ -512,14 +512,14 @@ impl Teller {
             shared.ending = self.mailbox.send(Command::Stop).is_ok();
         }
         #[expect(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
-        let arriving = progress.rate_bytes_per_s as f64 * (1.0 - progress.loss_median);
+        let arriving = progress.arrives_bytes_per_s as f64;
         shared.pulse = Pulse {
             arriving: if progress.receiving > 0 {
                 arriving
             } else {
                 0.0
             },
-            is_lowered: progress.rate_bytes_per_s_adapted.is_some(),
+            is_lowered: progress.is_held_back,
             pieces_lacking: progress.pieces_lacking,
         };
         let status = &mut shared.status;

@@ -289,7 +289,10 @@ impl Hub {
     /// # Errors
     /// If the seed cannot start, or there is no room.
     pub(crate) fn seed(&self, published: &Published) -> Result {
-        let Some(port) = self.seeds.port(published, self.peers.secret(published))? else {
+        let manifest = &published.manifest;
+        let pulse = self.casts.pulse(manifest.name.as_str(), manifest.serial.0);
+        let secret = self.peers.secret(published);
+        let Some(port) = self.seeds.port(published, secret, pulse.is_some())? else {
             return Ok(());
         };
         let announce = announce("head", port, 0, Heard::None);

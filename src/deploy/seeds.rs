@@ -26,8 +26,6 @@ use crate::swarm::torrent::{Command, Config, Event, Stats};
 const SEEDS_MAX: usize = 16;
 /// Memory for the pieces of one.
 const MEMORY_BYTES: usize = 64 << 20;
-/// How often a seed is looked at.
-const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// How long a seed stays after a node was heard last.
 const LINGER: Duration = Duration::from_secs(300);
 
@@ -56,8 +54,6 @@ struct Seed {
     stats: Arc<Mutex<Stats>>,
     balance: Balance,
     serves: bool,
-    /// When it was looked at last.
-    looked: Time,
     piece_size: usize,
 }
 
@@ -81,12 +77,17 @@ impl Seeds {
         }
     }
 
-    /// The port of a bundle's seed, which starts if it does not run; `None` if this head does not
-    /// seed, or seeds too much already.
+    /// The port of a bundle's seed, which starts if it does not run, beside a cast or alone; `None`
+    /// if this head does not seed, or seeds too much already.
     ///
     /// # Errors
     /// If it cannot start.
-    pub(crate) fn port(&self, published: &Published, secret: [u8; 32]) -> Result<Option<u16>> {
+    pub(crate) fn port(
+        &self,
+        published: &Published,
+        secret: [u8; 32],
+        is_cast: bool,
+    ) -> Result<Option<u16>> {
         let Some(config) = &self.config else {
             return Ok(None);
         };
@@ -104,13 +105,24 @@ impl Seeds {
         if running.len() >= SEEDS_MAX {
             return Ok(None);
         }
-        let seed = self.start(config, published, &swarm)?;
+        let balance = if is_cast {
+            Balance::beside_cast(self.now())
+        } else {
+            Balance::alone()
+        };
+        let seed = self.start(config, published, &swarm, balance)?;
         let port = seed.member.listens_on().port();
         running.insert(key, seed);
         Ok(Some(port))
     }
 
-    fn start(&self, config: &SeedConfig, published: &Published, swarm: &RunSwarm) -> Result<Seed> {
+    fn start(
+        &self,
+        config: &SeedConfig,
+        published: &Published,
+        swarm: &RunSwarm,
+        balance: Balance,
+    ) -> Result<Seed> {
         let manifest = &published.manifest;
         let verify = PieceHashes::new(manifest.geometry, manifest.pieces.clone());
         let have = Bitmap::full(manifest.pieces.len());
@@ -134,13 +146,13 @@ impl Seeds {
             tell(told, &image, &shared, &events);
             ControlFlow::Continue(())
         })?;
+        let serves = balance.serves() || !member.tell(Command::Serve(false));
         Ok(Seed {
             member,
             heard: Instant::now(),
             stats,
-            balance: Balance::new(),
-            serves: true,
-            looked: self.now(),
+            balance,
+            serves,
             piece_size: manifest.geometry.piece_size(),
         })
     }
@@ -153,7 +165,7 @@ impl Seeds {
     ) {
         let now = self.now();
         for ((name, serial), seed) in self.running().iter_mut() {
-            if !seed.member.is_over() && now.since(seed.looked) >= LOOK_PERIOD {
+            if !seed.member.is_over() {
                 seed.balance(pulse(name, *serial), now);
                 tell_cast(name, *serial, seed.balance.beside());
             }
@@ -199,7 +211,6 @@ impl Seed {
     fn balance(&mut self, pulse: Option<Pulse>, now: Time) {
         let pulse = pulse.unwrap_or_default();
         let sent = lock(&self.stats).bytes_out;
-        self.looked = now;
         #[expect(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
         let (sent, piece) = (sent as f64, self.piece_size as f64);
         let sample = Sample {

@@ -132,6 +132,10 @@ pub struct Progress {
     pub rate_bytes_per_s: u64,
     /// The rate that the sender has set itself below the cap, if it has.
     pub rate_bytes_per_s_adapted: Option<u64>,
+    /// Bytes of datagrams per second that nine receivers in ten get, lately.
+    pub arrives_bytes_per_s: u64,
+    /// Whether loss keeps it slow, as far as that is known already.
+    pub is_held_back: bool,
     /// The loss of the median receiver, 0 to 1.
     pub loss_median: f64,
     /// The loss that nine receivers in ten do not exceed, 0 to 1.

@@ -109,6 +109,12 @@ impl Flow {
             }
             self.unblock(members, now);
             members.wait_for(node, false);
+            // Who has not moved either since then has had its time: one after the other would hold
+            // the group for long.
+            self.gate = Gate::Full(Blocked {
+                is_minority: false,
+                ..blocked
+            });
         }
     }
 
@@ -210,6 +216,26 @@ mod tests {
             members.wait_for(node(number), true);
         }
         members
+    }
+
+    #[test]
+    fn however_many_hear_nothing_the_window_waits_once() {
+        let mut waits = Vec::new();
+        for deaf in 1..=3 {
+            let (mut members, mut flow) = (group(), Flow::new(100));
+            let (mut now, mut counter, mut waited) = (Time::from_nanos(1_000_000_000), 0, 0);
+            for _ in 0..200 {
+                for number in deaf + 1..=4 {
+                    members.advance(node(number), counter, now);
+                }
+                let may_send = flow.may_send(&mut members, counter, 10, now);
+                counter += 10 * u64::from(may_send);
+                waited += u32::from(!may_send);
+                now += STEP;
+            }
+            waits.push(STEP * waited);
+        }
+        assert!(waits.iter().all(|&wait| wait <= STALL_MAX), "{waits:?}");
     }
 
     /// Two seconds in which at most one receiver at a time, whom `behind` names, is silent;

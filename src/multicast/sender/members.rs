@@ -45,6 +45,9 @@ pub(super) struct Member<K> {
     drop_share: f64,
     skip_share: f64,
     skipped: u32,
+    /// Since the mark: datagrams that were to come, and that came.
+    expected: u64,
+    received: u64,
     watch: Watch,
     /// It was demoted once and is served again; since when, and with how many pieces.
     pub(super) second_chance: Option<(Time, u32)>,
@@ -203,9 +206,27 @@ impl<K: Key> Members<K> {
         true
     }
 
-    /// The losses of those that are served, ascending.
+    /// The losses of those that are served and hear the sender, ascending.
     pub(super) fn losses(&self) -> Vec<f64> {
-        sorted(self.active().map(|(_, member)| member.loss))
+        sorted(self.hearing().map(|member| member.loss))
+    }
+
+    /// Begins to count anew what they lose.
+    pub(super) fn mark(&mut self) {
+        for (_, member) in self.iter_mut() {
+            (member.expected, member.received) = (0, 0);
+        }
+    }
+
+    /// What they lost since the mark, ascending; the moving average of who told too little since.
+    pub(super) fn losses_since_mark(&self) -> Vec<f64> {
+        sorted(self.hearing().map(Member::loss_since_mark))
+    }
+
+    /// Who has heard nothing has lost nothing either: nothing may reach it.
+    fn hearing(&self) -> impl Iterator<Item = &Member<K>> {
+        let hears = |member: &&Member<K>| member.ack > 0;
+        self.active().map(|(_, member)| member).filter(hears)
     }
 
     /// What those that are served drop themselves, of datagrams or of pieces, ascending.
@@ -266,6 +287,8 @@ impl<K: Key> Member<K> {
             drop_share: 0.0,
             skip_share: 0.0,
             skipped: 0,
+            expected: 0,
+            received: 0,
             watch: Watch {
                 since: Time::ZERO,
                 pieces_done: 0,
@@ -295,6 +318,8 @@ impl<K: Key> Member<K> {
             let lost = f64::from(report.expected.saturating_sub(report.received)) / expected;
             let dropped = (f64::from(dropped) / expected).min(1.0);
             self.loss += weight * (lost - self.loss);
+            self.expected += u64::from(report.expected);
+            self.received += u64::from(report.received);
             self.drop_share += weight * (dropped - self.drop_share);
         }
         let kept = report.pieces_done.saturating_sub(self.pieces_done);
@@ -309,6 +334,14 @@ impl<K: Key> Member<K> {
         self.skipped = report.pieces_skipped;
         self.buffer_kib = report.buffer_kib;
         self.watch.loss_min = self.watch.loss_min.min(self.loss);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a share of far fewer than 2^53")]
+    fn loss_since_mark(&self) -> f64 {
+        if self.expected < MARK_PACKETS_MIN {
+            return self.loss;
+        }
+        1.0 - self.received.min(self.expected) as f64 / self.expected as f64
     }
 
     /// Starts to look anew at how it follows.
@@ -355,6 +388,8 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
 const AVERAGE_WEIGHT: f64 = 0.25;
 /// How many datagrams are enough.
 const AVERAGE_FULL_PACKETS: f64 = 400.0;
+/// So few datagrams since the mark tell less than the moving average.
+const MARK_PACKETS_MIN: u64 = 100;
 /// How many pieces are enough.
 const AVERAGE_FULL_PIECES: f64 = 4.0;
 /// The loss for which nobody is demoted.

@@ -187,7 +187,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             self.phase = Phase::Busy;
             (self.last_control, self.last_data) = (now, now);
             self.tick_at = now + TICK;
-            self.progress_at = now + PROGRESS_INTERVAL;
+            self.progress_at = now + PROGRESS_FIRST;
             self.control_is_due = true;
         }
     }
@@ -572,5 +572,7 @@ fn millis(duration: Duration) -> u16 {
     u16::try_from(duration.as_millis()).unwrap_or(u16::MAX)
 }
 
+/// When the first [`Event::Progress`] comes.
+const PROGRESS_FIRST: Duration = Duration::from_millis(200);
 /// The interval of [`Event::Progress`].
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);

@@ -6,6 +6,13 @@
 //! arrives in proportion, the loss is the network's own: it becomes the *baseline*, and the rate
 //! goes back to what it was. No network loses more than [`LOSS_OWN_MAX`] by itself: that is always
 //! a bottleneck, as a switch that lets little pass as multicast (storm control).
+//!
+//! ```text
+//!   lowered --settles--> mark --counted: bytes sent, and lost of them--> lowered again, or raised
+//! ```
+//!
+//! What is judged is counted from a *mark* on, when what was sent before a lowering has come or is
+//! lost: moving averages still know the rate before, and both kinds of loss look alike in them.
 
 use std::time::Duration;
 
@@ -31,6 +38,12 @@ pub(super) struct Pace {
     measured: f64,
     /// Not lowered again before this.
     patience_until: Time,
+    /// When counting began, and `bytes_sent` then.
+    mark: (Time, u64),
+    /// When it begins anew.
+    mark_at: Time,
+    /// Bytes per second that arrived, as counted last.
+    arrives: f64,
     /// How it was before the rate was lowered.
     before: Option<Before>,
     baseline: f64,
@@ -42,11 +55,24 @@ pub(super) struct Pace {
     ceiling: f64,
 }
 
+/// What receivers tell, as quantiles over them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// The share of datagrams lost, as a moving average.
+    pub(super) loss: f64,
+    /// The same, counted since the mark.
+    pub(super) loss_since_mark: f64,
+    /// What they drop themselves.
+    pub(super) drop_share: f64,
+}
+
 /// How the lowering began, and how often the rate was lowered since.
 #[derive(Clone, Copy, Debug)]
 struct Before {
     first: Lowered,
     times: u32,
+    /// Hardly anything arrived at the last time.
+    is_drowned: bool,
 }
 
 /// What was sent when the rate was lowered, and what of it arrived, in bytes a second.
@@ -76,6 +102,9 @@ impl Pace {
             told_at: Time::ZERO,
             measured: 0.0,
             patience_until: Time::ZERO,
+            mark: (Time::ZERO, 0),
+            mark_at: Time::NEVER,
+            arrives: 0.0,
             before: None,
             baseline: 0.0,
             lowered: None,
@@ -97,7 +126,28 @@ impl Pace {
             self.adapted = Some(rate.max(RATE_BYTES_PER_S_MIN));
             (self.before, self.baseline) = (None, 0.0);
             self.patience_until = now + TRIAL_FORGOTTEN;
+            self.mark_at = now + TRIAL_FORGOTTEN / 2;
         }
+    }
+
+    /// Whether receivers' losses are to be counted anew from now on.
+    pub(super) const fn marks(&mut self, now: Time) -> bool {
+        let is_due = now.as_nanos() >= self.mark_at.as_nanos();
+        if is_due {
+            self.mark = (now, self.bytes_sent);
+            self.mark_at = Time::NEVER;
+        }
+        is_due
+    }
+
+    /// Bytes per second since the mark.
+    fn rate_since_mark(&self, now: Time) -> f64 {
+        let (at, bytes) = self.mark;
+        let elapsed = now.since(at);
+        if elapsed < TICK {
+            return self.measured;
+        }
+        as_f64(self.bytes_sent - bytes) / elapsed.as_secs_f64()
     }
 
     pub(super) const fn bytes_sent(&self) -> u64 {
@@ -112,6 +162,18 @@ impl Pace {
     /// The rate that the sender has set itself.
     pub(super) const fn adapted(&self) -> Option<u64> {
         self.adapted
+    }
+
+    /// Bytes per second that have arrived of late.
+    pub(super) const fn arrives(&self) -> f64 {
+        self.arrives
+    }
+
+    /// Whether loss keeps the sender slow, as far as that is known: not while it still looks for
+    /// its rate, unless next to nothing arrives.
+    pub(super) fn is_held_back(&self) -> bool {
+        let is_known = |before: Before| before.is_drowned && before.times > 1;
+        self.adapted.is_some() && self.before.is_none_or(is_known)
     }
 
     /// When the next burst may go.
@@ -142,10 +204,9 @@ impl Pace {
         }
     }
 
-    /// Measures, and adapts the rate; called every [`TICK`]. `loss` and `drop_share` are the
-    /// quantiles over receivers, `round` the time that reports of all receivers need. Gives whether
-    /// the rate was lowered.
-    pub(super) fn tick(&mut self, loss: f64, drop_share: f64, round: Duration, now: Time) -> bool {
+    /// Measures, and adapts the rate; called every [`TICK`]. `round` is the time that reports of
+    /// all receivers need. Gives whether the rate was lowered.
+    pub(super) fn tick(&mut self, seen: Seen, round: Duration, now: Time) -> bool {
         let bytes = as_f64(self.bytes_sent - self.bytes_told);
         self.bytes_told = self.bytes_sent;
         let elapsed = now.since(self.told_at).clamp(TICK, TICK * 10);
@@ -155,16 +216,33 @@ impl Pace {
         // far more than a later one.
         let weight = if self.measured > 0.0 { 0.3 } else { 1.0 };
         self.measured += weight * (measured - self.measured);
-        let is_high = loss > self.baseline + LOSS_HIGH || drop_share > DROP_SHARE_HIGH;
+        let is_counted = now >= self.mark.0 + COUNTED_MIN;
+        if is_counted {
+            self.arrives = self.rate_since_mark(now) * (1.0 - seen.loss_since_mark);
+        }
+        // One burst stands out in the average for a moment, or in a count that has just begun.
+        let loss = if self.before.is_some() {
+            seen.loss_since_mark
+        } else {
+            seen.loss.min(seen.loss_since_mark)
+        };
+        let is_lossy = is_counted && loss > self.baseline + LOSS_HIGH;
+        let is_high = is_lossy || seen.drop_share > DROP_SHARE_HIGH;
         if now >= self.beside_until {
             self.set_beside(Beside::Nothing, now);
         }
-        if self.beside != Beside::Nothing || now < self.patience_until {
+        let patience = (round * 4).max(PATIENCE_MIN);
+        let is_beside = self.beside != Beside::Nothing;
+        if now >= self.mark.0 + patience && (is_beside || !is_high) {
+            self.mark_at = self.mark_at.min(now);
+        }
+        if is_beside || now < self.patience_until {
             return false;
         }
         if is_high {
-            self.patience_until = now + (round * 4).max(PATIENCE_MIN);
-            return self.lower(loss, drop_share);
+            self.patience_until = now + patience;
+            self.mark_at = now + round.max(TICK);
+            return self.lower(seen, self.rate_since_mark(now));
         }
         self.before = None;
         self.baseline *= 0.999;
@@ -173,23 +251,24 @@ impl Pace {
     }
 
     /// Lowers the rate, or finds that this did not help and gives it back: then `false`.
-    fn lower(&mut self, loss: f64, drop_share: f64) -> bool {
-        let limit = self.adapted.map_or(f64::INFINITY, as_f64);
-        let rate = limit.min(self.measured);
+    fn lower(&mut self, seen: Seen, rate: f64) -> bool {
+        let loss = seen.loss_since_mark;
+        let rate = rate.max(as_f64(RATE_BYTES_PER_S_MIN));
         let arrives = rate * (1.0 - loss);
         let this = Lowered { rate, arrives };
         let first = Before {
             first: this,
             times: 0,
+            is_drowned: false,
         };
-        let Before { first, times } = self.before.unwrap_or(first);
+        let Before { first, times, .. } = self.before.unwrap_or(first);
         let last = self.lowered.replace(this);
         let is_drowned = loss > LOSS_OWN_MAX;
         // The first may tell too little loss: queues took what came before they were full.
         let is_bottleneck = is_drowned
             || this.is_as_much_as(first)
             || last.is_some_and(|last| times > 0 && this.is_as_much_as(last));
-        let is_own = drop_share >= DROP_SHARE_HIGH;
+        let is_own = seen.drop_share >= DROP_SHARE_HIGH;
         if times >= 2 && !is_bottleneck && !is_own {
             (self.baseline, self.ceiling) = (loss, 0.0);
             (self.before, self.lowered) = (None, None);
@@ -199,14 +278,17 @@ impl Pace {
         let is_found = is_drowned || times > 0 && is_bottleneck && !is_own;
         let is_again = last.is_some_and(|it| (0.9..1.11).contains(&(arrives / it.arrives)));
         self.ceiling = if is_found || is_again { arrives } else { 0.0 };
-        let times = times + 1;
-        self.before = Some(Before { first, times });
+        self.before = Some(Before {
+            first,
+            times: times + 1,
+            is_drowned,
+        });
         let lowered = if is_found {
             arrives.max(rate / STEP_MAX)
         } else {
-            rate
+            rate * (1.0 - loss).clamp(0.5, 0.75)
         };
-        self.adapted = Some(as_rate(lowered.min(rate * 0.75)));
+        self.adapted = Some(as_rate(lowered));
         true
     }
 
@@ -298,6 +380,8 @@ const RAISE_NEAR: f64 = 1.0015;
 const LOSS_NONE: f64 = 0.0005;
 /// The share of datagrams or pieces dropped by receivers themselves at which the rate is lowered.
 const DROP_SHARE_HIGH: f64 = 0.02;
+/// What is counted over less time tells little.
+const COUNTED_MIN: Duration = Duration::from_millis(200);
 /// The shortest time between two lowerings.
 const PATIENCE_MIN: Duration = Duration::from_millis(300);
 
@@ -311,7 +395,13 @@ mod tests {
             pace.note_sent(usize::try_from(as_rate(rate / 10.0)).unwrap(), *from);
             *from += TICK;
             let loss = loss(rate);
-            pace.tick(loss, 0.0, Duration::from_millis(20), *from);
+            let seen = Seen {
+                loss,
+                loss_since_mark: loss,
+                drop_share: 0.0,
+            };
+            pace.tick(seen, Duration::from_millis(20), *from);
+            pace.marks(*from);
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::event::{Event, Gone, NodeProgress, Progress};
 use super::members::{Member, Standing, quantile};
+use super::pace::Seen;
 use super::{Duration, PROGRESS_INTERVAL, Phase, Sender, Wishes};
 use crate::base::{Counter, NodeId, Time};
 use crate::fec::Code;
@@ -24,7 +25,15 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         self.demand.set_loss(self.loss);
         let drop_share = quantile(&drops, QUANTILE);
         let interval = self.wishes.interval;
-        let is_lowered = self.pace.tick(self.loss, drop_share, interval, now);
+        let seen = Seen {
+            loss: self.loss,
+            loss_since_mark: quantile(&self.members.losses_since_mark(), QUANTILE),
+            drop_share,
+        };
+        let is_lowered = self.pace.tick(seen, interval, now);
+        if self.pace.marks(now) {
+            self.members.mark();
+        }
         self.count(Counter::RateLowered, u64::from(is_lowered));
         self.flow.tick(&mut self.members);
         self.tune();
@@ -189,6 +198,8 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             bytes_sent: self.pace.bytes_sent(),
             rate_bytes_per_s: rounded(self.pace.measured()),
             rate_bytes_per_s_adapted: self.pace.adapted(),
+            arrives_bytes_per_s: rounded(self.pace.arrives()),
+            is_held_back: self.pace.is_held_back(),
             loss_median,
             loss_quantile: self.loss,
             position: self.demand.position(),
