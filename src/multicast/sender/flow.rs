@@ -2,7 +2,8 @@
 //!
 //! Nobody holds the group: the window waits for a receiver at most [`STALL_MAX`], and for a
 //! minority at most [`HOLD_MAX`] in about a second longer than is usual; who is not waited for any
-//! more is waited for again once it has caught up.
+//! more is waited for again once it has caught up. Who hears nothing while others do is not waited
+//! for at all.
 //!
 //! What is usual is the median of how long receivers hold the window. Where all are short of
 //! processor time, now this one is behind and now that one: each holds the window as long as the
@@ -152,7 +153,11 @@ impl Flow {
             let behind = ..(horizon, NodeId([0; 16]));
             count >= 2 && members.waited_for.range(behind).count() * 2 <= count
         };
+        let others_hear = members.waited_for.last().is_some_and(|&(ack, _)| ack > 0);
         let until = members.get(node).map_or(now, |member| {
+            if member.ack == 0 && others_hear {
+                return now;
+            }
             let stalls = member.advanced_at.max(since) + STALL_MAX;
             if is_minority {
                 let hold_max = HOLD_MAX + self.usual_hold;
@@ -219,13 +224,16 @@ mod tests {
     }
 
     #[test]
-    fn however_many_hear_nothing_the_window_waits_once() {
+    fn however_many_fall_silent_the_window_waits_once_and_for_the_deaf_not_at_all() {
         let mut waits = Vec::new();
-        for deaf in 1..=3 {
+        for (silent, deaf) in [(1, 0), (2, 0), (3, 0), (0, 1), (0, 3)] {
             let (mut members, mut flow) = (group(), Flow::new(100));
             let (mut now, mut counter, mut waited) = (Time::from_nanos(1_000_000_000), 0, 0);
+            for number in deaf + 1..=4 {
+                members.advance(node(number), 1, now);
+            }
             for _ in 0..200 {
-                for number in deaf + 1..=4 {
+                for number in silent + deaf + 1..=4 {
                     members.advance(node(number), counter, now);
                 }
                 let may_send = flow.may_send(&mut members, counter, 10, now);
@@ -236,6 +244,7 @@ mod tests {
             waits.push(STEP * waited);
         }
         assert!(waits.iter().all(|&wait| wait <= STALL_MAX), "{waits:?}");
+        assert_eq!(waits[3..], [Duration::ZERO; 2]);
     }
 
     /// Two seconds in which at most one receiver at a time, whom `behind` names, is silent;
@@ -243,6 +252,9 @@ mod tests {
     fn still_waited_for(behind: impl Fn(u32) -> u8) -> Vec<u8> {
         let (mut members, mut flow) = (group(), Flow::new(100));
         let (mut now, mut counter) = (Time::from_nanos(1_000_000_000), 0);
+        for number in 1..=4 {
+            members.advance(node(number), 1, now);
+        }
         for step in 0..200 {
             for number in (1..=4).filter(|&number| number != behind(step)) {
                 members.advance(node(number), counter, now);

@@ -284,7 +284,7 @@ impl Pace {
             is_drowned,
         });
         let lowered = if is_found {
-            arrives.max(rate / STEP_MAX)
+            (arrives * HEADROOM).max(rate / STEP_MAX)
         } else {
             rate * (1.0 - loss).clamp(0.5, 0.75)
         };
@@ -370,6 +370,9 @@ const LOSS_HIGH: f64 = 0.1;
 const LOSS_OWN_MAX: f64 = 0.75;
 /// The rate is divided by this at most in one step: few datagrams of many tell little.
 const STEP_MAX: f64 = 4.0;
+/// Of what arrives behind a bottleneck so much is sent: a queue that stays full delays what nodes
+/// say to each other and to the head.
+const HEADROOM: f64 = 0.95;
 /// A rate so much above the one that was lowered shows that it was no bottleneck.
 const FORGIVEN: f64 = 1.1;
 /// The rate is multiplied by this in every tick without loss,
