@@ -6,13 +6,13 @@
 //!      '-nothing-> Alone --------'  '------------no gain------------+--------------------'
 //! ```
 //!
-//! A silence leads back to `Alone` from everywhere. Where both begin at once the seed waits a
-//! moment: beside it the cast would find too low a rate. While the cast reaches anybody well, the
-//! seed would only take from it: who lacks something has it from other nodes. But where a network
-//! lets little pass as multicast (storm control, wireless), the seed brings much more: it leads,
-//! and the cast goes at its lowest rate. That cannot be known without trying. Meanwhile the cast
-//! goes on with what has arrived of it, and does not give way: so the seed has the rest of the
-//! cable, next to nothing if the cast fills it.
+//! A silence leads back to `Alone` from everywhere, at once when the cast has served all that it
+//! reaches. Where both begin at once the seed waits a moment: beside it the cast would find too low
+//! a rate. While the cast reaches anybody well, the seed would only take from it: who lacks
+//! something has it from other nodes. But where a network lets little pass as multicast (storm
+//! control, wireless), the seed brings much more: it leads, and the cast goes at its lowest rate.
+//! That cannot be known without trying. Meanwhile the cast goes on with what has arrived of it, and
+//! does not give way: so the seed has the rest of the cable, next to nothing if the cast fills it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) struct Sample {
     pub(crate) is_lowered: bool,
     /// Bytes that the seed has sent so far.
     pub(crate) sent: f64,
-    /// Bytes that nodes lack.
+    /// Bytes that nodes lack which the cast reaches; 0 if there is none.
     pub(crate) left: f64,
 }
 
@@ -127,7 +127,7 @@ impl Balance {
             State::Waiting { until } if now < until => self.state,
             State::Waiting { .. } | State::Alone => State::Alone,
             State::Leading { before } if seed >= before * GAIN_MIN => self.state,
-            _ if is_silent => {
+            _ if is_silent || sample.left <= 0.0 => {
                 self.try_again = TRY_AGAIN;
                 State::Alone
             }
@@ -234,6 +234,12 @@ mod tests {
         assert!(!balance.decide(&sample(MB), at(0)));
         assert!(!balance.decide(&sample(0.0), at(1900)));
         assert!(balance.decide(&sample(0.0), at(2000)));
+        assert!(!balance.decide(&sample(MB), at(2200)));
+        let nobody = Sample {
+            left: 0.0,
+            ..sample(0.0)
+        };
+        assert!(balance.decide(&nobody, at(2400)), "nobody is served");
     }
 
     #[test]

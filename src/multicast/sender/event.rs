@@ -95,7 +95,7 @@ pub enum Event {
         /// Why.
         error: DiskError,
     },
-    /// How it goes; once per second.
+    /// How it goes; twice a second, and when the rate was lowered.
     Progress(Progress),
     /// Nobody lacks anything any more; raised once each time that this becomes so.
     Idle,

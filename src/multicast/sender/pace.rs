@@ -277,13 +277,14 @@ impl Pace {
         }
         let is_found = is_drowned || times > 0 && is_bottleneck && !is_own;
         let is_again = last.is_some_and(|it| (0.9..1.11).contains(&(arrives / it.arrives)));
-        self.ceiling = if is_found || is_again { arrives } else { 0.0 };
+        let is_known = is_found || is_again;
+        self.ceiling = if is_known { arrives } else { 0.0 };
         self.before = Some(Before {
             first,
             times: times + 1,
             is_drowned,
         });
-        let lowered = if is_found {
+        let lowered = if is_known {
             (arrives * HEADROOM).max(rate / STEP_MAX)
         } else {
             rate * (1.0 - loss).clamp(0.5, 0.75)
@@ -378,7 +379,7 @@ const FORGIVEN: f64 = 1.1;
 /// The rate is multiplied by this in every tick without loss,
 const RAISE: f64 = 1.02;
 /// and by this just below the ceiling.
-const RAISE_NEAR: f64 = 1.0015;
+const RAISE_NEAR: f64 = 1.0005;
 /// Loss below which nothing is sent proactively.
 const LOSS_NONE: f64 = 0.0005;
 /// The share of datagrams or pieces dropped by receivers themselves at which the rate is lowered.

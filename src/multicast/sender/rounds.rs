@@ -38,7 +38,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         self.flow.tick(&mut self.members);
         self.tune();
         self.rest_if_idle(now);
-        if now >= self.progress_at {
+        if now >= self.progress_at || is_lowered {
             self.progress_at = now + PROGRESS_INTERVAL;
             let progress = self.progress(quantile(&loss, 0.5), now);
             self.raise(Event::Progress(progress));
