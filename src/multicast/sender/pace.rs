@@ -430,6 +430,30 @@ mod tests {
         }
     }
 
+    /// Averages still know the rate before, and are not what is judged.
+    #[test]
+    fn a_bottleneck_is_found_within_a_second_and_its_queue_gets_room() {
+        for bottleneck in [25e6, 10e6] {
+            let (mut pace, mut now, mut average) = (Pace::new(None), Time::ZERO, 0.0);
+            for _ in 0..10 {
+                let rate = pace.rate().map_or(100e6, as_f64).min(100e6);
+                pace.note_sent(usize::try_from(as_rate(rate / 10.0)).unwrap(), now);
+                now += TICK;
+                let loss_since_mark = (1.0 - bottleneck / rate).max(0.0);
+                average += 0.5 * (loss_since_mark - average);
+                let seen = Seen {
+                    loss: average,
+                    loss_since_mark,
+                    drop_share: 0.0,
+                };
+                pace.tick(seen, Duration::from_millis(20), now);
+                pace.marks(now);
+            }
+            let rate = pace.rate().map_or(0.0, as_f64) / bottleneck;
+            assert!((0.9..1.1).contains(&rate), "{rate} of {bottleneck}");
+        }
+    }
+
     /// The first loss that is told is far too low: queues took what was sent before they were full.
     #[test]
     fn a_bottleneck_behind_queues_that_fill_is_no_loss_of_the_network() {
