@@ -23,7 +23,7 @@ use crate::multicast::sender::Beside;
 /// A cast brings something if so much arrives, in bytes per second.
 const ARRIVING_MIN: f64 = 16_384.0;
 /// How long a seed waits for the first of a cast that begins.
-const FIRST: Duration = Duration::from_millis(500);
+const FIRST: Duration = Duration::from_millis(300);
 /// Nothing must arrive any more for this long before the seed serves.
 const SILENCE: Duration = Duration::from_secs(2);
 /// The time between a trial in vain and the next; it doubles after each.
@@ -253,8 +253,8 @@ mod tests {
         for arrives in [0.0, MB] {
             let mut balance = Balance::beside_cast(at(0));
             assert!(!balance.serves());
-            assert!(!balance.decide(&sample(0.0), at(400)));
-            assert_eq!(balance.decide(&sample(arrives), at(600)), arrives < 1.0);
+            assert!(!balance.decide(&sample(0.0), at(200)));
+            assert_eq!(balance.decide(&sample(arrives), at(400)), arrives < 1.0);
         }
     }
 }
