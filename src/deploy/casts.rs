@@ -83,9 +83,9 @@ struct Shared {
 /// How a cast does, for who shares the cable with it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pulse {
-    /// Bytes per second that reach the median node; 0 if none hears anything.
+    /// Bytes per second that reach nine in ten of those that hear it; 0 if none hears anything.
     pub(crate) arriving: f64,
-    /// Its rate is lowered because datagrams are lost.
+    /// Loss keeps its rate low, as far as that is known already.
     pub(crate) is_lowered: bool,
     /// Pieces that nodes lack.
     pub(crate) pieces_lacking: u32,

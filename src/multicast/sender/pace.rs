@@ -450,7 +450,7 @@ mod tests {
                 pace.marks(now);
             }
             let rate = pace.rate().map_or(0.0, as_f64) / bottleneck;
-            assert!((0.9..1.1).contains(&rate), "{rate} of {bottleneck}");
+            assert!((0.9..1.0).contains(&rate), "{rate} of {bottleneck}");
         }
     }
 
