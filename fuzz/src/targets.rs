@@ -366,6 +366,7 @@ pub fn send(data: &[u8]) {
         rate_bytes_per_s_max: None,
         window_bytes: 1 << 20,
         position: 0,
+        awaited: 0,
     };
     let blocks = Box::new(PlainBlocks::new(1 << 16, 4));
     let (code, counters) = (RaptorQ::new(), Arc::new(Counters::default()));

@@ -18,7 +18,8 @@ pub(crate) struct Args {
     /// What receivers call it
     #[arg(long, value_name = "NAME", default_value = "file")]
     name: ImageName,
-    /// End when this many receivers are complete [default: go on until stopped]
+    /// Begin when this many receivers are there, or 1 s after the first, and end when as many are
+    /// complete [default: begin with the first, go on until stopped]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     receivers: Option<u32>,
     /// Where standard input is kept meanwhile

@@ -57,6 +57,8 @@ pub(crate) struct CastConfig {
     pub(crate) head: [u8; 32],
     /// The UDP port that takes reports, if it is free.
     pub(crate) report_port: u16,
+    /// How many receivers a cast that begins an image waits for, a little.
+    pub(crate) awaited: usize,
 }
 
 /// One cast that runs, or has ended and was not cleared away.
@@ -298,6 +300,8 @@ impl Cast {
             rate_bytes_per_s_max: config.net.rate_bytes_per_s_max,
             window_bytes: WINDOW_BYTES_DEFAULT,
             position,
+            // Later casts are for who was late or is left.
+            awaited: if position == 0 { config.awaited } else { 0 },
         };
         let status = CastStatus {
             image: manifest.name.to_string(),

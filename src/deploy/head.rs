@@ -67,7 +67,8 @@ pub struct Cast {
     pub name: ImageName,
     /// A rooted token that receivers have already.
     pub token: Option<Token>,
-    /// End when this many receivers are complete.
+    /// Begin when this many receivers are there, or a little after the first; end when as many are
+    /// complete.
     pub receivers: Option<usize>,
     /// Where the control channel listens.
     pub listen: SocketAddr,
@@ -133,6 +134,7 @@ impl Head {
         identity: Identity,
         listen: SocketAddr,
         net: &NetOptions,
+        awaited: usize,
         events: &Events,
     ) -> Result<Self> {
         descriptors::raise_limit();
@@ -143,6 +145,7 @@ impl Head {
             net: net.clone(),
             head: *identity.public().as_bytes(),
             report_port: listen.port(),
+            awaited,
         };
         let seeding = SeedConfig {
             listen: listen.ip(),
@@ -230,6 +233,7 @@ pub fn serve(config: &Serve, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) 
         identity,
         config.listen,
         &config.net,
+        0,
         &config.events,
     )?;
     let open_swarm = config
@@ -312,6 +316,7 @@ pub fn cast(config: &Cast, interrupt: &Interrupt, ready: impl FnOnce(&Ready)) ->
         identity,
         config.listen,
         &config.net,
+        config.receivers.unwrap_or(0),
         &config.events,
     )?;
     ready(&head.ready(config.token.is_none().then_some(token)));

@@ -54,6 +54,8 @@ pub const STALL_MAX: Duration = Duration::from_millis(200);
 
 /// How often a sender looks at its receivers: adapts, drops, demotes.
 pub const TICK: Duration = Duration::from_millis(100);
+/// How long a sender waits for the receivers that it expects, once the first is there.
+pub const AWAIT_MAX: Duration = Duration::from_secs(1);
 /// The shortest control interval: a thousand that join at once are answered together.
 pub const CONTROL_PROMPT: Duration = Duration::from_millis(1);
 /// The control interval while nothing else is sent.

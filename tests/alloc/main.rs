@@ -127,6 +127,7 @@ fn cast(ways: Ways, pieces: usize) -> [Cost; 2] {
         rate_bytes_per_s_max: None,
         window_bytes: limits::WINDOW_BYTES_DEFAULT,
         position: 0,
+        awaited: 0,
     };
     let code = Counted::new(Arc::from(bytes.as_slice()), PIECE_BYTES, 3);
     let model = code.clone();

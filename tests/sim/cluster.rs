@@ -165,6 +165,7 @@ impl<P: Parts> Cluster<P> {
             rate_bytes_per_s_max: self.plan.rate_bytes_per_s_max,
             window_bytes: limits::WINDOW_BYTES_DEFAULT,
             position: 0,
+            awaited: 0,
         };
         let geometry = self.session.geometry;
         let sender: Sender<P::Code, P::Cipher, P::Verify> = Sender::new(

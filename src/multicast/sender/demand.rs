@@ -203,6 +203,20 @@ impl Demand {
         }
     }
 
+    /// Wants a few symbols of pieces that are lacked, if nothing at all is wanted.
+    pub(super) fn nudge(&mut self, now: Time) {
+        let is_nothing_wanted = self.repair_at().is_none() && !self.has_whole();
+        if self.lacking == 0 || !is_nothing_wanted {
+            return;
+        }
+        let lacked = (0..)
+            .zip(&self.lack_counts)
+            .filter(|(_, count)| **count > 0);
+        for (piece, _) in lacked.take(NUDGED_MAX) {
+            self.urgent.add(piece, 1, now);
+        }
+    }
+
     /// When the next repair may be taken.
     pub(super) fn repair_at(&self) -> Option<Time> {
         self.urgent.next_at().min(self.patient.next_at())
@@ -341,7 +355,53 @@ fn narrow(piece: u64) -> u32 {
     u32::try_from(piece).expect("piece indices are below 2^32")
 }
 
+/// How many pieces are nudged together.
+const NUDGED_MAX: usize = 64;
 /// A deficit of at most this share of a piece is repaired even if the piece is sent whole anyway.
 const SHARE_SMALL: f64 = 1.0 / 16.0;
 /// A deficit of at most this share is repaired at once, however little others lack.
 const SHARE_USUAL_MIN: f64 = 0.25;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::EpochId;
+    use crate::image::Geometry;
+    use crate::multicast::wire::report::Item;
+
+    /// What was told while the piece was being sent counts for nothing, and is then lost: the piece
+    /// is nudged, once, and only if nothing is wanted.
+    #[test]
+    fn what_is_lacked_without_a_wish_is_nudged() {
+        let session = Session {
+            tsi: 1,
+            epoch: EpochId(1),
+            group: ([239, 1, 2, 3], 9000).into(),
+            report_port: 9001,
+            geometry: Geometry::new(4 << 16, 16).unwrap(),
+            symbol_size: 88,
+        };
+        let (mut demand, mut wants) = (Demand::new(session, 0), Bitmap::new(4));
+        let lacks_piece_2 = |lack, ack| Report {
+            ack,
+            span: 4,
+            items: vec![Item { gap: 2, lack }],
+            ..Report::default()
+        };
+        let mut hear = |demand: &mut Demand, report| {
+            assert!(demand.apply(&mut wants, &report, true, Time::ZERO, Duration::ZERO));
+        };
+        hear(&mut demand, lacks_piece_2(Lack::Whole(1), 0));
+        demand.nudge(Time::ZERO);
+        assert_eq!(demand.next_repair(Urgency::Urgent, Time::ZERO), None);
+        assert_eq!(demand.take_whole(), Some(2));
+        hear(&mut demand, lacks_piece_2(Lack::Symbols(3), 700));
+        demand.note_sent(2, 745);
+        assert!(!demand.has_whole() && demand.repair_at().is_none());
+        demand.nudge(Time::ZERO);
+        demand.nudge(Time::ZERO);
+        assert_eq!(demand.next_repair(Urgency::Urgent, Time::ZERO), Some(2));
+        assert_eq!(demand.take_repair(Urgency::Urgent, 2), 1);
+        assert_eq!(demand.next_repair(Urgency::Urgent, Time::ZERO), None);
+    }
+}

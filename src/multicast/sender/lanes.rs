@@ -2,11 +2,14 @@
 //!
 //! A *lane* is a piece being sent: its source symbols, then repair symbols. Datagrams are taken
 //! from the lanes in turn, so that a lost burst hurts each piece a little. New pieces use at most
-//! [`INTERLEAVE`] lanes; repairs go first and may use all.
+//! [`INTERLEAVE`] lanes, and one where nobody loses anything: what was just read is then still in
+//! the cache when it is sent, and what came still is when a receiver hashes it. Repairs go first
+//! and may use all lanes.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::demand::{Demand, Urgency};
+use super::pace::proactive;
 use crate::base::random::Random;
 use crate::base::{Block, Blocks, PieceIndex, Time};
 use crate::fec::{Code, ESI_MAX, Esi, Shape};
@@ -27,11 +30,17 @@ pub(super) struct Lanes<C: Code> {
     turn: usize,
     reading: BTreeMap<u64, Job>,
     next_tag: u64,
+    /// How many pieces are read ahead: more each time that sending had to wait for a read.
+    ahead: usize,
     ready: VecDeque<(Job, Block)>,
     /// How many repair symbols of a piece were made.
     repairs_made: BTreeMap<u32, u32>,
     /// How far above K the first repair symbol of every piece is.
     repair_start: u32,
+    /// The share of the datagrams that receivers lose.
+    loss: f64,
+    /// How many new pieces are sent at a time.
+    side_by_side: usize,
 }
 
 /// What is to be done with a piece.
@@ -102,10 +111,20 @@ impl<C: Code> Lanes<C> {
             turn: 0,
             reading: BTreeMap::new(),
             next_tag: 0,
+            ahead: 1,
             ready: VecDeque::new(),
             repairs_made: BTreeMap::new(),
             repair_start: Random::new(seed).below(REPAIR_START_RANGE),
+            loss: 0.0,
+            side_by_side: INTERLEAVE,
         }
+    }
+
+    /// Tells which share of the datagrams receivers lose, and whether it is known that nobody loses
+    /// any.
+    pub(super) const fn set_loss(&mut self, loss: f64, is_none: bool) {
+        self.loss = loss;
+        self.side_by_side = if is_none { 1 } else { INTERLEAVE };
     }
 
     /// Whether nothing is being sent.
@@ -119,21 +138,15 @@ impl<C: Code> Lanes<C> {
     }
 
     /// Takes work from `demand`: opens lanes, and gives the next read that is needed.
-    ///
-    /// `proactive` tells how many repair symbols follow the source symbols of a piece of K symbols.
-    pub(super) fn plan(
-        &mut self,
-        demand: &mut Demand,
-        now: Time,
-        proactive: impl Fn(u32) -> u32,
-    ) -> Option<DiskOp> {
-        self.open_ready(demand, &proactive);
+    pub(super) fn plan(&mut self, demand: &mut Demand, now: Time) -> Option<DiskOp> {
+        self.open_ready(demand);
         if self.repairs_under_way() < LANES_MAX
             && let Some(op) = self.plan_repair(demand, Urgency::Urgent, now)
         {
             return Some(op);
         }
-        if self.wholes_waiting() >= READ_AHEAD || self.wholes_ready() >= READY_MAX {
+        let ahead = self.ahead.max(self.side_by_side);
+        if self.wholes_waiting() >= ahead || self.wholes_ready() >= READY_MAX {
             return None;
         }
         if demand.is_whole_next(now) {
@@ -208,6 +221,9 @@ impl<C: Code> Lanes<C> {
                 return written;
             }
         }
+        if !self.reading.is_empty() {
+            self.ahead = READ_AHEAD.min(2 * self.ahead);
+        }
         None
     }
 
@@ -236,28 +252,22 @@ impl<C: Code> Lanes<C> {
         drop(self.open.swap_remove(at));
     }
 
-    fn open_ready(&mut self, demand: &mut Demand, proactive: &impl Fn(u32) -> u32) {
+    fn open_ready(&mut self, demand: &mut Demand) {
         let mut at = 0;
         while at < self.ready.len() && self.open.len() < LANES_MAX {
             let is_whole = self.ready[at].0.task == Task::Whole;
             let wholes = self.open.iter().filter(|lane| lane.is_whole).count();
-            if is_whole && wholes >= INTERLEAVE {
+            if is_whole && wholes >= self.side_by_side {
                 at += 1;
                 continue;
             }
             if let Some((job, block)) = self.ready.remove(at) {
-                self.open_lane(job, block, demand, proactive);
+                self.open_lane(job, block, demand);
             }
         }
     }
 
-    fn open_lane(
-        &mut self,
-        job: Job,
-        block: Block,
-        demand: &mut Demand,
-        proactive: &impl Fn(u32) -> u32,
-    ) {
+    fn open_lane(&mut self, job: Job, block: Block, demand: &mut Demand) {
         let Some(shape) = demand
             .shape(job.piece)
             .filter(|_| demand.is_lacked(job.piece))
@@ -265,7 +275,7 @@ impl<C: Code> Lanes<C> {
             return demand.note_sent(job.piece, 0);
         };
         let (next_source, repairs_left) = match job.task {
-            Task::Whole => (0, proactive(shape.source_symbols())),
+            Task::Whole => (0, proactive(self.loss, shape.source_symbols())),
             Task::Repair(count) => (shape.source_symbols(), count),
         };
         self.open.push(Lane {

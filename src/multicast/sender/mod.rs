@@ -30,8 +30,8 @@ pub use event::{Beside, Command, Event, Gone, Lag, NodeProgress, Progress};
 use super::GROUP;
 use super::keys::{Aes128Gcm, Cipher, Key, Secret, TAG_SIZE};
 use super::limits::{
-    BURST_BYTES_MAX, BURST_DATAGRAMS_MAX, CONTROL_BUSY, CONTROL_PROMPT, CONTROL_QUIET, FAREWELLS,
-    REPORT_INTERVAL_MIN, TICK,
+    AWAIT_MAX, BURST_BYTES_MAX, BURST_DATAGRAMS_MAX, CONTROL_BUSY, CONTROL_PROMPT, CONTROL_QUIET,
+    FAREWELLS, REPORT_INTERVAL_MIN, TICK,
 };
 use super::session::Session;
 use super::wire::DATA_OVERHEAD;
@@ -46,7 +46,7 @@ use demand::Demand;
 use flow::Flow;
 use lanes::{Lanes, ReadEnd};
 use members::{Members, Refused, Standing};
-use pace::{Pace, proactive};
+use pace::Pace;
 
 /// What a sender is given at its start.
 #[derive(Clone, Debug)]
@@ -63,6 +63,8 @@ pub struct SenderConfig {
     pub window_bytes: u64,
     /// The piece that new data begins at: 0, or where an earlier session has come to.
     pub position: u32,
+    /// How many receivers are to be there before it begins, if they come soon after the first.
+    pub awaited: usize,
 }
 
 /// The sender of one session. The bundle is its file 0.
@@ -87,6 +89,9 @@ pub struct Sender<C: Code = RaptorQ, X: Cipher = Aes128Gcm, V: Verify = PieceHas
     loss: f64,
 
     phase: Phase,
+    awaited: usize,
+    /// When it begins to send pieces: not before the first receiver comes.
+    begins_at: Time,
     last_control: Time,
     last_data: Time,
     /// A control datagram is due at once.
@@ -170,6 +175,8 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             },
             loss: 0.0,
             phase: Phase::New,
+            awaited: config.awaited,
+            begins_at: Time::NEVER,
             last_control: Time::ZERO,
             last_data: Time::ZERO,
             control_is_due: false,
@@ -302,6 +309,11 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         };
         self.raise(event);
         self.control_is_due = true;
+        self.begins_at = if self.members.iter().count() >= self.awaited {
+            now
+        } else {
+            self.begins_at.min(now + AWAIT_MAX)
+        };
     }
 
     /// Ends the service of a receiver; `cause` says why, if it is not done.
@@ -365,10 +377,8 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         }
         self.looked_at = now;
         self.control_is_due |= self.lanes.drop_unwanted(&mut self.demand, self.counter);
-        let loss = self.loss;
-        while let Some(op) = self
-            .lanes
-            .plan(&mut self.demand, now, |k| proactive(loss, k))
+        while self.begins_at <= now
+            && let Some(op) = self.lanes.plan(&mut self.demand, now)
         {
             self.outputs.push_back(Output::Disk(op));
         }

@@ -10,8 +10,8 @@ use crate::fec::Code;
 use crate::image::verify::Verify;
 use crate::multicast::keys::Cipher;
 use crate::multicast::limits::{
-    ACK_BY_VOLUME_RECEIVERS_MAX, BACKOFF_MAX, BACKOFF_MIN, DEMOTED_NAMED_MAX, GATHER_MAX,
-    NO_PROGRESS_MAX, RECEIVER_SILENCE_MAX, REPORT_INTERVAL_MAX, REPORT_INTERVAL_MIN,
+    ACK_BY_VOLUME_RECEIVERS_MAX, BACKOFF_MAX, BACKOFF_MIN, CONTROL_QUIET, DEMOTED_NAMED_MAX,
+    GATHER_MAX, NO_PROGRESS_MAX, RECEIVER_SILENCE_MAX, REPORT_INTERVAL_MAX, REPORT_INTERVAL_MIN,
     REPORT_INTERVAL_PER_RECEIVER, WINDOW_BYTES_MIN,
 };
 
@@ -23,6 +23,10 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         let drops = self.members.drop_shares();
         self.loss = quantile(&loss, QUANTILE);
         self.demand.set_loss(self.loss);
+        let is_none = [&loss, &drops]
+            .iter()
+            .all(|shares| shares.last().is_some_and(|&most| most < LOSS_TRACE));
+        self.lanes.set_loss(self.loss, is_none);
         let drop_share = quantile(&drops, QUANTILE);
         let interval = self.wishes.interval;
         let seen = Seen {
@@ -38,6 +42,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         self.flow.tick(&mut self.members);
         self.tune();
         self.rest_if_idle(now);
+        self.nudge(now);
         if now >= self.progress_at || is_lowered {
             self.progress_at = now + PROGRESS_INTERVAL;
             let progress = self.progress(quantile(&loss, 0.5), now);
@@ -139,6 +144,16 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
         }
     }
 
+    /// When pieces are lacked of which nothing is asked: what their receivers told came while they
+    /// were being sent, and what was sent was lost. A few symbols of each make them tell it again
+    /// at once, or are all that they need; in a large group their next report is far off.
+    fn nudge(&mut self, now: Time) {
+        let is_waiting = self.phase == Phase::Busy && self.lanes.is_idle();
+        if is_waiting && now >= self.last_data + self.wishes.backoff + CONTROL_QUIET {
+            self.demand.nudge(now);
+        }
+    }
+
     /// When nobody active lacks anything: serves those that were demoted, or else is idle.
     fn rest_if_idle(&mut self, now: Time) {
         if self.phase != Phase::Busy || self.demand.lacking() > 0 || !self.lanes.is_idle() {
@@ -227,5 +242,7 @@ const fn rounded(rate: f64) -> u64 {
 const HEARD_LATELY: Duration = Duration::from_secs(2);
 /// The share of receivers that policy looks at.
 const QUANTILE: f64 = 0.9;
+/// Loss below which nobody is said to lose anything.
+const LOSS_TRACE: f64 = 0.00001;
 /// How often in a window's worth of datagrams small groups acknowledge.
 const ACKS_PER_WINDOW: u64 = 8;

@@ -54,6 +54,34 @@ fn nothing_is_repaired_without_loss_and_nothing_sent_twice() {
     }
 }
 
+/// Three that come within a second of each other are cast to once.
+#[test]
+fn receivers_that_are_awaited_are_served_together() {
+    let mut room = Room::new(SIZE, PIECE_LOG2, 1);
+    room.await_receivers(3);
+    for _ in 0..3 {
+        assert_eq!(room.data_sent(), 0);
+        room.join(&[], 64);
+        room.run_for(Duration::from_millis(300));
+    }
+    room.run_to_end(SECOND);
+    let source_symbols = room.source_symbols();
+    assert_eq!(room.data_sent(), source_symbols);
+}
+
+/// Who does not come is waited for one second, and no longer.
+#[test]
+fn the_missing_one_is_not_waited_for_long() {
+    let mut room = Room::new(SIZE, PIECE_LOG2, 1);
+    room.await_receivers(3);
+    room.join(&[], 64);
+    room.run_for(SECOND / 2);
+    room.join(&[], 64);
+    room.run_for(SECOND * 4 / 10);
+    assert_eq!(room.data_sent(), 0, "after 0.9 s");
+    room.run_to_end(SECOND);
+}
+
 #[test]
 fn one_percent_of_loss_costs_little_more_than_one_percent() {
     let mut room = Room::new(24 << 20, 20, 7);

@@ -91,7 +91,7 @@ impl Room {
         let counters = Arc::new(Counters::default());
         let mut room = Self {
             now: Time::from_nanos(1_000_000),
-            sender: new_sender(session, &bundle, seed, Arc::clone(&counters)),
+            sender: new_sender(session, &bundle, seed, 0, Arc::clone(&counters)),
             bundle: Arc::new(bundle),
             session,
             sender_counters: counters,
@@ -122,8 +122,14 @@ impl Room {
     pub(super) fn restart_sender(&mut self) {
         self.session.epoch.0 += 1;
         let counters = Arc::clone(&self.sender_counters);
-        self.sender = new_sender(self.session, &self.bundle, 5, counters);
+        self.sender = new_sender(self.session, &self.bundle, 5, 0, counters);
         self.schedule(self.now, Arrival::Wake(None));
+    }
+
+    /// A head that has not begun waits for so many receivers.
+    pub(super) fn await_receivers(&mut self, count: usize) {
+        let counters = Arc::clone(&self.sender_counters);
+        self.sender = new_sender(self.session, &self.bundle, 5, count, counters);
     }
 
     pub(super) fn cap(&mut self, rate: u64) {
@@ -478,7 +484,13 @@ fn piece_hashes(bundle: &[u8], geometry: Geometry) -> PieceHashes {
     PieceHashes::new(geometry, geometry.pieces().map(value).collect()).unwrap()
 }
 
-fn new_sender(session: Session, bundle: &[u8], seed: u64, counters: Arc<Counters>) -> Sender {
+fn new_sender(
+    session: Session,
+    bundle: &[u8],
+    seed: u64,
+    awaited: usize,
+    counters: Arc<Counters>,
+) -> Sender {
     Sender::new(
         SenderConfig {
             session,
@@ -487,6 +499,7 @@ fn new_sender(session: Session, bundle: &[u8], seed: u64, counters: Arc<Counters
             rate_bytes_per_s_max: None,
             window_bytes: limits::WINDOW_BYTES_DEFAULT,
             position: 0,
+            awaited,
         },
         RaptorQ::default(),
         Aes128Gcm,
