@@ -33,6 +33,7 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
             loss: self.loss,
             loss_since_mark: quantile(&self.members.losses_since_mark(), QUANTILE),
             drop_share,
+            is_partial: self.members.active().count() > loss.len(),
         };
         let is_lowered = self.pace.tick(seen, interval, now);
         if self.pace.marks(now) {
