@@ -203,23 +203,22 @@ impl Demand {
         }
     }
 
-    /// Wants a few symbols of pieces that are lacked, if nothing at all is wanted.
-    pub(super) fn nudge(&mut self, now: Time) {
-        let is_nothing_wanted = self.repair_at().is_none() && !self.has_whole();
-        if self.lacking == 0 || !is_nothing_wanted {
-            return;
-        }
-        let lacked = (0..)
-            .zip(&self.lack_counts)
-            .filter(|(_, count)| **count > 0);
-        for (piece, _) in lacked.take(NUDGED_MAX) {
-            self.urgent.add(piece, 1, now);
+    /// Whether anything is to be sent.
+    pub(super) fn wants_any(&self) -> bool {
+        self.repair_at().is_some() || self.has_whole()
+    }
+
+    /// Wants a few symbols of pieces that a receiver lacks.
+    pub(super) fn nudge(&mut self, wants: &Bitmap, now: Time) {
+        for piece in wants.iter().take(NUDGED_MAX) {
+            self.urgent.add(narrow(piece as u64), 1, now);
         }
     }
 
     /// When the next repair may be taken.
     pub(super) fn repair_at(&self) -> Option<Time> {
-        self.urgent.next_at().min(self.patient.next_at())
+        let both = [self.urgent.next_at(), self.patient.next_at()];
+        both.into_iter().flatten().min()
     }
 
     /// Ends the sending of a piece; `counter` is the next datagram's.
@@ -355,7 +354,7 @@ fn narrow(piece: u64) -> u32 {
     u32::try_from(piece).expect("piece indices are below 2^32")
 }
 
-/// How many pieces are nudged together.
+/// For how many pieces a receiver is nudged.
 const NUDGED_MAX: usize = 64;
 /// A deficit of at most this share of a piece is repaired even if the piece is sent whole anyway.
 const SHARE_SMALL: f64 = 1.0 / 16.0;
@@ -369,8 +368,8 @@ mod tests {
     use crate::image::Geometry;
     use crate::multicast::wire::report::Item;
 
-    /// What was told while the piece was being sent counts for nothing, and is then lost: the piece
-    /// is nudged, once, and only if nothing is wanted.
+    /// What was told while the piece was being sent counts for nothing, and is then lost: nothing
+    /// is wanted until the receiver is nudged.
     #[test]
     fn what_is_lacked_without_a_wish_is_nudged() {
         let session = Session {
@@ -388,20 +387,17 @@ mod tests {
             items: vec![Item { gap: 2, lack }],
             ..Report::default()
         };
-        let mut hear = |demand: &mut Demand, report| {
-            assert!(demand.apply(&mut wants, &report, true, Time::ZERO, Duration::ZERO));
-        };
-        hear(&mut demand, lacks_piece_2(Lack::Whole(1), 0));
-        demand.nudge(Time::ZERO);
-        assert_eq!(demand.next_repair(Urgency::Urgent, Time::ZERO), None);
+        let report = lacks_piece_2(Lack::Whole(1), 0);
+        assert!(demand.apply(&mut wants, &report, true, Time::ZERO, Duration::ZERO));
         assert_eq!(demand.take_whole(), Some(2));
-        hear(&mut demand, lacks_piece_2(Lack::Symbols(3), 700));
+        let report = lacks_piece_2(Lack::Symbols(3), 700);
+        assert!(demand.apply(&mut wants, &report, true, Time::ZERO, Duration::ZERO));
         demand.note_sent(2, 745);
-        assert!(!demand.has_whole() && demand.repair_at().is_none());
-        demand.nudge(Time::ZERO);
-        demand.nudge(Time::ZERO);
+        assert!(!demand.wants_any());
+        demand.nudge(&wants, Time::ZERO);
         assert_eq!(demand.next_repair(Urgency::Urgent, Time::ZERO), Some(2));
         assert_eq!(demand.take_repair(Urgency::Urgent, 2), 1);
         assert_eq!(demand.next_repair(Urgency::Urgent, Time::ZERO), None);
+        assert!(!demand.wants_any());
     }
 }

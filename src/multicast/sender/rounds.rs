@@ -147,11 +147,19 @@ impl<C: Code, X: Cipher, V: Verify> Sender<C, X, V> {
 
     /// When pieces are lacked of which nothing is asked: what their receivers told came while they
     /// were being sent, and what was sent was lost. A few symbols of each make them tell it again
-    /// at once, or are all that they need; in a large group their next report is far off.
+    /// at once, or are all that they need; in a large group their next report is far off. Who does
+    /// not hear is not reached by that either, and has its pieces from others, whom it would slow.
     fn nudge(&mut self, now: Time) {
         let is_waiting = self.phase == Phase::Busy && self.lanes.is_idle();
-        if is_waiting && now >= self.last_data + self.wishes.backoff + CONTROL_QUIET {
-            self.demand.nudge(now);
+        let nudge_at = self.last_data + self.wishes.backoff + CONTROL_QUIET;
+        if !is_waiting || now < nudge_at || self.demand.wants_any() {
+            return;
+        }
+        let lately = HEARD_LATELY.max(self.wishes.interval * 2);
+        for (_, member) in self.members.active() {
+            if member.ack > 0 && now < member.advanced_at + lately {
+                self.demand.nudge(&member.wants, now);
+            }
         }
     }
 

@@ -349,3 +349,19 @@ fn row_16_storm_control() {
     );
     assert!(took < ideal * 1.3, "{took} s against {ideal} s");
 }
+
+/// Who hears nothing, though it speaks, is sent nothing when the others are done: what it gets from
+/// elsewhere comes through the same cables.
+#[test]
+fn row_15_who_hears_nothing_is_sent_nothing() {
+    let mut cluster = Cluster::<Cheap>::new(1, PLAN);
+    let host = cluster.nodes[1].host;
+    cluster.world.set_down_link(host, lossy(1.0));
+    cluster.start_all();
+    others_done(&mut cluster, &[1]);
+    cluster.run_for(Duration::from_millis(500));
+    let sent = cluster.symbols_sent();
+    cluster.run_for(Duration::from_secs(2));
+    assert_eq!(cluster.symbols_sent(), sent);
+    assert!(cluster.nodes[1].journal.borrow().complete.is_none());
+}
